@@ -1,0 +1,274 @@
+"""The typed configuration: every setting, its range and its one default, and its one loader.
+
+The defaults are the paper's recipe. A YAML file and `KEY=VALUE` words override them; whatever is
+unknown or out of range is refused by name.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cityseg.errors import InputError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=32, le=16384)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Augment(Section):
+    """Random changes to a training sample, in the paper's order.
+
+    The paper names the steps without numbers for the colours: those are albumentations' defaults.
+    """
+
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Random scale: a factor is drawn from 1 - scale to 1 + scale, then the frame is padded to its
+    source size (with label 255) and resized to the input size, so factors above 1 change nothing
+    but the resampling."""
+    flip: Probability = 0.5
+    """Probability of a horizontal flip."""
+    jitter: Probability = 0.5
+    """Probability of the colour jitter."""
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.2
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.2
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.5
+    """Largest shift of the hue, as a share of the colour circle."""
+
+
+class Data(Section):
+    """What a sample is."""
+
+    input_size: tuple[Pixels, Pixels] = (512, 1024)
+    """Height and width, in pixels, of what the network sees; the low resolution of the scores."""
+    augment: Augment = Augment()
+
+
+class Model(Section):
+    """The network. Paper, section 1.1."""
+
+    encoder: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    weights: str = "IMAGENET1K_V1"
+    """The encoder's first weights: torchvision's name (IMAGENET1K_V1, IMAGENET1K_V2), `none`, or
+    the path of a file (.pth state dict or .safetensors), which wants `weights_sha256`."""
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Checksum of the weights file; refused if it differs."""
+    decoder_width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Factor on the channels of bottleneck, decoder and head; 1 is the paper's."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout2d at the end of each bottleneck ConvBlock; 0 is off."""
+
+    @model_validator(mode="after")
+    def _checksum_goes_with_a_file(self) -> "Model":
+        if self.weights_sha256 and not self.weights_is_file:
+            raise ValueError(f"weights_sha256 goes with a weights file, not with {self.weights}")
+        return self
+
+    @property
+    def weights_is_file(self) -> bool:
+        """Whether `weights` is a path, neither `none` nor one of torchvision's names."""
+        return self.weights != "none" and not re.fullmatch(r"IMAGENET1K_V\d+", self.weights)
+
+
+class Train(Section):
+    """How the network is trained. Paper, section 2."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 65
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-4
+    """Adam's first learning rate."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """ReduceLROnPlateau, on the validation loss."""
+    plateau_patience: Annotated[int, Field(ge=0)] = 2
+    """Epochs without a better validation loss before the rate falls."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast of the forward pass; auto is bfloat16 on CUDA, float32 on a CPU."""
+
+
+class Evaluate(Section):
+    """How a network is scored; low and full resolution, after every epoch."""
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
+    predictions: Annotated[int, Field(ge=0, le=100)] = 3
+    """Validation frames a fold whose prediction is kept for the panel: spread from the worst to
+    the best by mIoU, the median one included."""
+
+
+class Folds(Section):
+    """How the training set is split for cross-validation."""
+
+    count: Annotated[int, Field(ge=2, le=1000)] = 3
+    grouping: Literal["frames", "cities"] = "frames"
+    """frames: seeded shuffle, the paper's. cities: no city on both sides of a split."""
+    seed: Seed | None = None
+    """Seed of the split; by default the configuration's."""
+
+
+class City(Section):
+    """The embedded synthetic data set, used when no other is given."""
+
+    height: Annotated[int, Field(ge=32, le=2048, multiple_of=2)] = 128
+    """Frame height in pixels; frames are twice as wide."""
+    cities: Annotated[int, Field(ge=2, le=18)] = 6
+    frames_per_city: Annotated[int, Field(ge=1, le=10_000)] = 16
+    val_frames: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Frames of the `val` split, from a city of its own."""
+    seed: Seed = 0
+
+
+class Resources(Section):
+    """What a training may use. Changes no result on one device type, so a study may change it."""
+
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a GPU for one trial, where there are GPUs: 0.5 packs two onto one."""
+    cpus_per_trial: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of one trial; by default all cores shared evenly by the trials at one time."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Host memory of one trial, in GB; by default estimated from the model."""
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Processes that load data; by default one less than the trial's CPUs on a GPU, else none."""
+
+
+class Config(Section):
+    """All settings of one training, and of the study around it."""
+
+    seed: Seed = 0
+    """Every random draw is a function of this seed, the epoch and the sample's index."""
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    folds: Folds = Folds()
+    city: City = City()
+    resources: Resources = Resources()
+
+    @property
+    def fold_seed(self) -> int:
+        """Seed of the split."""
+        return self.seed if self.folds.seed is None else self.folds.seed
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that can move a number, as plain data: two studies that differ here differ."""
+        return self.model_dump(mode="json", exclude={"resources"})
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every key written out; `load` reads it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def shipped(name: str) -> Path:
+    """Path of a configuration that comes with the project, such as `paper.yaml`."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    return next((folder / name for folder in folders if (folder / name).is_file()), folders[1] / name)
+
+
+def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a configuration: the defaults, then the YAML file, then each `KEY=VALUE`.
+
+    Args:
+        path: a YAML mapping of (some of) the sections; None for the defaults alone.
+        overrides: dotted keys with YAML values, such as `train.lr=3e-4`; the last one wins.
+
+    Raises:
+        InputError: an unreadable file, an unknown key, a value of the wrong type or range.
+    """
+    settings = {} if path is None else _read_yaml(path)
+    for word in overrides:
+        _override(settings, word)
+    return parse(settings, source=str(path or "configuration"))
+
+
+def parse(settings: dict[str, Any], source: str) -> Config:
+    """Validate plain settings; `source` names them in the message of an InputError."""
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        problems = "; ".join(_problem(entry) for entry in error.errors())
+        raise InputError(f"{source}: {problems}") from None
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for all leaves in which two nested mappings differ."""
+    lines: list[str] = []
+    for key in dict.fromkeys((*ours, *theirs)):
+        old, new = ours.get(key, "(absent)"), theirs.get(key, "(absent)")
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += difference(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping, read with PyYAML's safe loader."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}", got=error.strerror) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a YAML file", got=reason) from None
+    if not isinstance(settings, dict):
+        raise InputError(str(path), got=_kind(settings), expected="a mapping of settings")
+    odd = [key for key in settings if not isinstance(key, str)]
+    if odd:
+        raise InputError(str(path), got=f"the key {odd[0]!r}", expected="keys that are words")
+    return settings
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_file() or not path.name == str(path):
+        return read_mapping(path)
+    return read_mapping(shipped(path.name))
+
+
+def _override(settings: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise InputError("setting", got=repr(word), expected="KEY=VALUE, such as train.lr=3e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"setting {key}", got=repr(text), expected="a YAML value") from None
+    *sections, leaf = key.split(".")
+    for section in sections:
+        inner = settings.get(section)
+        settings[section] = settings = dict(inner) if isinstance(inner, dict) else {}
+    settings[leaf] = value
+
+
+def _problem(entry: Any) -> str:
+    """One pydantic error as `key: what (got ...)`, with the nearest key where one is unknown."""
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]}?" if near else f", known are {', '.join(Config.model_fields)}"
+        return f"unknown key {key}{hint}"
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"{key}: got {entry['input']!r}, expected: {message}"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _kind(value: object) -> str:
+    return "an empty file" if value is None else f"a {type(value).__name__}"
