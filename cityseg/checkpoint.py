@@ -1,0 +1,87 @@
+"""Saving and loading: a training's full state, and a network's weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from cityseg import atomic
+from cityseg.config import Config, parse
+from cityseg.errors import InputError
+from cityseg.model import UNREADABLE, UNet, build_unet, check_weights, read_weights
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace a state file atomically; `state` holds tensors and plain data only."""
+    with atomic.replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a state file, on the CPU, with torch's `weights_only` loader.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"cannot go on from {path}", got=reason, remedy=f"delete {path.parent} to start over"
+        ) from None
+
+
+def save_weights(path: Path, model: UNet, config: Config, epoch: int) -> None:
+    """Write a network's weights, with the configuration that builds it, as safetensors."""
+    metadata = {"config": config.model_dump_json(), "epoch": str(epoch)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    with atomic.replacing(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata)
+
+
+def weights_epoch(path: Path) -> int:
+    """The epoch that a weights file was written at."""
+    return int(_metadata(path)["epoch"])
+
+
+def load_network(path: Path) -> tuple[UNet, Config]:
+    """The network in a weights file of ours, and the configuration that it was trained with.
+
+    Raises:
+        InputError: the file is not one that training wrote, or is damaged.
+    """
+    metadata = _metadata(path)
+    config = _parse_json(metadata["config"], source=str(path))
+    settings = config.model
+    model = build_unet(settings.encoder, settings.decoder_width, settings.dropout)
+    weights = read_weights(path)
+    check_weights(weights, model.state_dict(), source=str(path))
+    model.load_state_dict(weights)
+    return model, config
+
+
+def _parse_json(text: str, source: str) -> Config:
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{source}: config in its metadata", got=str(error)) from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{source}: config in its metadata", got=text, expected="a mapping")
+    return parse(settings, source=source)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"cannot read weights from {path}", got=str(error)) from None
+    if "config" not in metadata or not metadata.get("epoch", "").isdecimal():
+        raise InputError(
+            f"{path}", got="safetensors without our metadata", expected="a best.safetensors of ours"
+        )
+    return metadata

@@ -1,0 +1,180 @@
+"""Samples and batches for the network, each a pure function of (seed, epoch, position)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cityseg.augment import MEAN, STD, TrainTransform, val_transform
+from cityseg.config import Config
+from cityseg.data import Frame, read_frame
+from cityseg.errors import InputError
+
+SHUFFLE_STREAM: Final = 2**32 - 1
+"""Stands where a sample's index would: the order of an epoch has a random stream of its own."""
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Augmented samples."""
+
+    image: UInt8[Tensor, "b 3 h w"]
+    target: UInt8[Tensor, "b h w"]
+
+    def pin_memory(self) -> "TrainBatch":
+        """For the loader: copies to the device may then overlap."""
+        return TrainBatch(self.image.pin_memory(), self.target.pin_memory())
+
+
+@dataclass(frozen=True)
+class ValBatch:
+    """Validation samples, with their labels at both resolutions."""
+
+    names: list[str]
+    image: UInt8[Tensor, "b 3 h w"]
+    target: UInt8[Tensor, "b h w"]
+    full_targets: list[UInt8[Tensor, "_ _"]]
+    """At each frame's own size, which may differ from frame to frame."""
+
+    def pin_memory(self) -> "ValBatch":
+        """For the loader: copies to the device may then overlap."""
+        full = [target.pin_memory() for target in self.full_targets]
+        return ValBatch(self.names, self.image.pin_memory(), self.target.pin_memory(), full)
+
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Loader(Generic[Batch]):
+    """Batches, pass after pass; an input error in a worker arrives as it was raised."""
+
+    source: DataLoader[Any]
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self.source
+        except InputError as error:
+            # torch raises the worker's whole traceback as the message of a new error
+            raise InputError(str(error).rpartition("InputError: ")[2]) from None
+
+
+class TrainSamples(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented samples, addressed by (epoch, index)."""
+
+    def __init__(self, frames: list[Frame], config: Config):
+        self.frames = frames
+        self.seed = config.seed
+        self.transform = TrainTransform(config.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, i = key
+        image, target = read_frame(self.frames[i])
+        image, target = self.transform(image, target, (self.seed, epoch, i))
+        return to_tensor(image), torch.from_numpy(target)
+
+
+class ValSamples(Dataset[tuple[str, Tensor, Tensor, Tensor]]):
+    """Resized samples, with their full-size labels."""
+
+    def __init__(self, frames: list[Frame], config: Config):
+        self.frames = frames
+        self.transform = val_transform(config.data)
+
+    def __getitem__(self, i: int) -> tuple[str, Tensor, Tensor, Tensor]:
+        frame = self.frames[i]
+        source, full = read_frame(frame)
+        image, target = self.transform(source, full)
+        return frame.name, to_tensor(image), torch.from_numpy(target), torch.from_numpy(full)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) in an order drawn from (seed, epoch); a short last one is dropped.
+
+    A single sample would give batch normalisation nothing to normalise by.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(self.epoch)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, int(i)) for i in order[start : start + self.batch_size]]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample indices of an epoch in the order they are trained on."""
+        return np.random.default_rng((self.seed, epoch, SHUFFLE_STREAM)).permutation(self.count)
+
+    def indices(self, epoch: int, step: int) -> list[int]:
+        """Sample indices of one step (from 0) of an epoch."""
+        start = step * self.batch_size
+        return [int(i) for i in self.order(epoch)[start : start + self.batch_size]]
+
+
+def train_loader(
+    frames: list[Frame], config: Config, workers: int, pin: bool
+) -> tuple[Loader[TrainBatch], EpochBatches]:
+    """Loader of training batches, and its sampler, whose `epoch` is set before each pass."""
+    batches = EpochBatches(len(frames), config.train.batch_size, config.seed)
+    loader = DataLoader(
+        TrainSamples(frames, config),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate_train,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+    return Loader(loader), batches
+
+
+def val_loader(
+    frames: list[Frame], config: Config, workers: int, pin: bool
+) -> Loader[ValBatch]:
+    """Loader of validation batches, in the frames' order."""
+    loader = DataLoader(
+        ValSamples(frames, config),
+        batch_size=config.evaluate.batch_size,
+        num_workers=workers,
+        collate_fn=_collate_val,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+    return Loader(loader)
+
+
+def to_tensor(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
+    """Channels first; still 0-255."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def normalise(image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """0-255 to zero mean and unit variance by ImageNet's statistics, on the image's device."""
+    mean, std = (
+        torch.tensor(values, device=image.device).mul(255)[:, None, None] for values in (MEAN, STD)
+    )
+    return (image.float() - mean) / std
+
+
+def _collate_train(samples: list[tuple[Tensor, Tensor]]) -> TrainBatch:
+    images, targets = zip(*samples, strict=True)
+    return TrainBatch(torch.stack(images), torch.stack(targets))
+
+
+def _collate_val(samples: list[tuple[str, Tensor, Tensor, Tensor]]) -> ValBatch:
+    names, images, targets, full_targets = zip(*samples, strict=True)
+    return ValBatch(list(names), torch.stack(images), torch.stack(targets), list(full_targets))

@@ -1,0 +1,310 @@
+"""Training one cell: `fit` yields an epoch at a time, and a killed one goes on where it was.
+
+After every epoch the whole state is on disk. Random draws come from (seed, epoch), so an epoch
+begun again is the same epoch: interrupted equals uninterrupted, to the bit on a CPU.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.optim import Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from cityseg import atomic
+from cityseg.cell import Cell, Confusion, Counts, Epoch, write_confusion, write_epochs
+from cityseg.checkpoint import load_network, load_state, save_state, save_weights, weights_epoch
+from cityseg.config import Config, Resources, difference, load
+from cityseg.data import Frame, read_image
+from cityseg.errors import InputError, TrainingError
+from cityseg.evaluate import Evaluation, autocast, evaluate, predict
+from cityseg.labels import LABEL_ID_OF_TRAIN_ID
+from cityseg.losses import cross_entropy
+from cityseg.metrics import mean_iou
+from cityseg.model import UNet, initial_model
+from cityseg.samples import EpochBatches, TrainBatch, normalise, train_loader, val_loader
+
+FINITE_CHECK_STEPS: Final = 50
+"""Steps between looks at the losses: each look makes a GPU wait."""
+
+
+@dataclass
+class Run:
+    """Everything that changes while a cell is trained; what a checkpoint holds."""
+
+    model: UNet
+    optimizer: Adam
+    scheduler: ReduceLROnPlateau
+    epochs: list[Epoch] = field(default_factory=list)
+    best: Counts | None = None
+    last: Counts | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data only."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        return {**parts, "epochs": epochs, "best": _to_state(self.best), "last": _to_state(self.last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        for name in ("model", "optimizer", "scheduler"):
+            getattr(self, name).load_state_dict(state[name])
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.best, self.last = _from_state(state["best"]), _from_state(state["last"])
+
+
+def fit(
+    config: Config, train: list[Frame], val: list[Frame], cell: Cell, device: torch.device
+) -> Iterator[Epoch]:
+    """Train a network and score it after every epoch; paper, section 2.
+
+    Goes on from the cell's last finished epoch, yields each further one once it is on disk, and
+    ends with the cell done: best weights, predictions, and counts of the best and last epoch.
+
+    Raises:
+        InputError: weights or frames that cannot be read; a state of another training.
+        TrainingError: the loss is not finite.
+    """
+    run = start_run(config, device)
+    token = _resume(run, cell, config, train, val)
+    workers, pin = loader_workers(config.resources, device), device.type == "cuda"
+    loader, batches = train_loader(train, config, workers, pin)
+    validation = val_loader(val, config, workers, pin)
+    for epoch in range(len(run.epochs) + 1, config.train.epochs + 1):
+        torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout
+        lr = run.optimizer.param_groups[0]["lr"]
+        started = time.perf_counter()
+        batches.epoch = epoch
+        train_loss = _train_epoch(run, loader, batches, train, config, device)
+        trained = time.perf_counter()
+        scored = evaluate(run.model, validation, config, device)
+        run.scheduler.step(scored.loss)
+        train_s, val_s = trained - started, time.perf_counter() - trained
+        rate = len(batches) * config.train.batch_size / train_s
+        _record(run, scored, Epoch(
+            epoch, train_loss, scored.loss, float(mean_iou(scored.low.sum(0))),
+            float(mean_iou(scored.full.sum(0))), lr, train_s, val_s, rate,
+        ))  # fmt: skip
+        _commit(run, cell, config, token)
+        yield run.epochs[-1]
+    _finish(run, cell, val, device)
+
+
+def _train_epoch(
+    run: Run,
+    loader: Iterable[TrainBatch],
+    batches: EpochBatches,
+    frames: list[Frame],
+    config: Config,
+    device: torch.device,
+) -> float:
+    """One pass over the training frames; returns the mean of the steps' losses."""
+    run.model.train()
+    losses = torch.zeros(len(batches), device=device)  # stays on the device: no wait a step
+    for step, batch in enumerate(loader):
+        image = normalise(batch.image.to(device, non_blocking=True))
+        target = batch.target.to(device, non_blocking=True)
+        with autocast(config, device):
+            logits = run.model(image)
+        loss = cross_entropy(logits, target)
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        losses[step] = loss.detach()
+        if (step + 1) % FINITE_CHECK_STEPS == 0 or step + 1 == len(batches):
+            _stop_unless_finite(losses, run, batches, frames)
+    return float(losses.double().mean())
+
+
+def _stop_unless_finite(
+    losses: torch.Tensor, run: Run, batches: EpochBatches, frames: list[Frame]
+) -> None:
+    bad = torch.nonzero(~torch.isfinite(losses))
+    if len(bad) == 0:
+        return
+    step = int(bad[0])
+    names = ", ".join(frames[i].name for i in batches.indices(batches.epoch, step))
+    lr = run.optimizer.param_groups[0]["lr"]
+    raise TrainingError(
+        f"loss is {float(losses[step])} in epoch {batches.epoch}, step {step + 1} of {len(batches)},"
+        f" lr {lr:g}, on frames {names}; look at these frames, or lower train.lr"
+    )
+
+
+def train_cell(
+    config: Config, train: list[Frame], val: list[Frame], cell: Cell, device: torch.device
+) -> Iterator[Epoch]:
+    """`fit` in a cell's folder: checks what is there, and leaves the reason there if it fails.
+
+    Raises:
+        InputError, TrainingError: as `fit`; the reason is also in the cell's failure.txt.
+    """
+    _claim(cell, config)
+    if cell.status() == "done":
+        shutil.rmtree(cell.state.parent, ignore_errors=True)
+        return
+    cell.failure.unlink(missing_ok=True)
+    try:
+        yield from fit(config, train, val, cell, device)
+    except (InputError, TrainingError) as error:
+        atomic.write_text(cell.failure, f"{error}\n")
+        raise
+
+
+def start_run(config: Config, device: torch.device) -> Run:
+    """A network, its optimiser and its schedule, before the first epoch.
+
+    Raises:
+        InputError: the encoder's weights are not to be had.
+    """
+    model = initial_model(config.model, config.seed).to(device)
+    optimizer = Adam(model.parameters(), lr=config.train.lr, fused=True)
+    scheduler = ReduceLROnPlateau(
+        optimizer, factor=config.train.plateau_factor, patience=config.train.plateau_patience
+    )
+    return Run(model, optimizer, scheduler)
+
+
+def use_device(resources: Resources) -> torch.device:
+    """The GPU, if there is one, else the CPU; with no more of it than `resources` says."""
+    if resources.cpus_per_trial is not None:
+        torch.set_num_threads(resources.cpus_per_trial)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if resources.gpus_per_trial < 1:
+        torch.cuda.set_per_process_memory_fraction(resources.gpus_per_trial)
+    return torch.device("cuda")
+
+
+def loader_workers(resources: Resources, device: torch.device) -> int:
+    """Processes that load data beside the training process."""
+    if resources.workers is not None:
+        return resources.workers
+    cores = resources.cpus_per_trial or os.cpu_count() or 1
+    return min(8, cores - 1) if device.type == "cuda" else 0
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of torch's own draws in an epoch: distinct for every (seed, epoch)."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def spread_ranks(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` distinct ranks, evenly from the first (0) to the last (count - 1)."""
+    return sorted({round(rank) for rank in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def _claim(cell: Cell, config: Config) -> None:
+    """Refuse a folder that holds a training by another configuration, else write ours there."""
+    if cell.config.is_file():
+        changes = difference(load(cell.config).identity(), config.identity())
+        if changes:
+            raise InputError(
+                f"{cell.folder} holds a training by another configuration ({'; '.join(changes)})",
+                remedy="give another folder",
+            )
+    atomic.write_text(cell.config, config.to_yaml())
+
+
+def _resume(
+    run: Run, cell: Cell, config: Config, train: list[Frame], val: list[Frame]
+) -> dict[str, str]:
+    """Go back to the cell's last finished epoch, if any; returns what identifies this training."""
+    names = [[frame.name for frame in part] for part in (train, val)]
+    what = {"identity": config.identity(), "frames": names}
+    token = {key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in what.items()}
+    if cell.state.is_file():
+        state = load_state(cell.state)
+        for key, value in token.items():
+            if state["token"][key] != value:
+                raise InputError(
+                    f"{cell.state} is of another training ({key} differ)", remedy="give another folder"
+                )
+        run.load_state_dict(state)
+        _settle_best(run, cell)
+    write_epochs(cell.epochs, run.epochs) if run.epochs else cell.epochs.unlink(missing_ok=True)
+    return token
+
+
+def _record(run: Run, scored: Evaluation, epoch: Epoch) -> None:
+    if not math.isfinite(scored.loss):
+        raise TrainingError(
+            f"validation loss is {scored.loss} after epoch {epoch.epoch}, lr {epoch.lr:g};"
+            " lower train.lr"
+        )
+    run.last = Counts(epoch.epoch, scored.low, scored.full)
+    best = max((earlier.miou_low for earlier in run.epochs), default=-1.0)
+    if run.best is None or epoch.miou_low > best:
+        run.best = run.last
+    run.epochs.append(epoch)
+
+
+def _commit(run: Run, cell: Cell, config: Config, token: dict[str, str]) -> None:
+    """Put a finished epoch on disk.
+
+    The best weights wait under another name until the state that calls them best is there: a kill
+    between the two writes then leaves neither a state without its weights nor the reverse.
+    """
+    assert run.best is not None
+    epoch = run.epochs[-1].epoch
+    if run.best.epoch == epoch:
+        save_weights(_waiting(cell), run.model, config, epoch)
+    save_state(cell.state, {**run.state_dict(), "token": token})
+    _settle_best(run, cell)
+    write_epochs(cell.epochs, run.epochs)
+
+
+def _settle_best(run: Run, cell: Cell) -> None:
+    waiting = _waiting(cell)
+    if not waiting.is_file():
+        return
+    if run.best is not None and weights_epoch(waiting) == run.best.epoch:
+        os.replace(waiting, cell.best_weights)
+    else:
+        waiting.unlink()
+
+
+def _waiting(cell: Cell) -> Any:
+    return cell.best_weights.with_name("best.next.safetensors")
+
+
+def _finish(run: Run, cell: Cell, val: list[Frame], device: torch.device) -> None:
+    assert run.best is not None and run.last is not None
+    _write_predictions(run.best, cell, val, device)
+    write_confusion(cell.confusion, Confusion([frame.name for frame in val], run.best, run.last))
+    shutil.rmtree(cell.state.parent, ignore_errors=True)
+
+
+def _write_predictions(best: Counts, cell: Cell, val: list[Frame], device: torch.device) -> None:
+    """Label-id PNGs of frames spread from the worst to the best."""
+    model, config = load_network(cell.best_weights)
+    model.to(device)
+    scores = np.nan_to_num(mean_iou(best.full), nan=-1.0)
+    order = np.argsort(scores, kind="stable")
+    for rank in spread_ranks(len(val), config.evaluate.predictions):
+        frame = val[int(order[rank])]
+        prediction = predict(model, read_image(frame.image), config, device)
+        with atomic.replacing(cell.predictions / f"{frame.name}_labelIds.png") as temporary:
+            Image.fromarray(LABEL_ID_OF_TRAIN_ID[prediction]).save(temporary, format="PNG")
+
+
+def _to_state(counts: Counts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    tensors = {name: torch.from_numpy(getattr(counts, name)) for name in ("low", "full")}
+    return {"epoch": counts.epoch, **tensors}
+
+
+def _from_state(state: dict[str, Any] | None) -> Counts | None:
+    if state is None:
+        return None
+    return Counts(state["epoch"], state["low"].numpy(), state["full"].numpy())
