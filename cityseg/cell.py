@@ -143,7 +143,9 @@ def read_epochs(path: Path) -> list[Epoch]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return [Epoch(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()}) for row in rows]
+        return [
+            Epoch(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()}) for row in rows
+        ]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a table of epochs", got=str(error)) from None
 
@@ -155,7 +157,7 @@ def write_confusion(path: Path, confusion: Confusion) -> None:
         for field, value in asdict(getattr(confusion, which)).items():
             arrays[f"{which}_{field}"] = np.asarray(value)
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_confusion(path: Path) -> Confusion:

@@ -160,7 +160,7 @@ class Config(Section):
         return self.seed if self.folds.seed is None else self.folds.seed
 
     def identity(self) -> dict[str, Any]:
-        """All settings that can move a number, as plain data: two studies that differ here differ."""
+        """All settings that can move a number, as plain data: what makes two studies comparable."""
         return self.model_dump(mode="json", exclude={"resources"})
 
     def to_yaml(self) -> str:
@@ -172,7 +172,9 @@ def shipped(name: str) -> Path:
     """Path of a configuration that comes with the project, such as `paper.yaml`."""
     package = Path(__file__).parent
     folders = (package / "configs", package.parent / "configs")
-    return next((folder / name for folder in folders if (folder / name).is_file()), folders[1] / name)
+    return next(
+        (folder / name for folder in folders if (folder / name).is_file()), folders[1] / name
+    )
 
 
 def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
@@ -230,7 +232,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_file() or not path.name == str(path):
+    if path.is_file() or path.name != str(path):
         return read_mapping(path)
     return read_mapping(shipped(path.name))
 
@@ -255,7 +257,11 @@ def _problem(entry: Any) -> str:
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]}?" if near else f", known are {', '.join(Config.model_fields)}"
+        hint = (
+            f", did you mean {near[0]}?"
+            if near
+            else f", known are {', '.join(Config.model_fields)}"
+        )
         return f"unknown key {key}{hint}"
     message = entry["msg"].removeprefix("Value error, ")
     return f"{key}: got {entry['input']!r}, expected: {message}"

@@ -14,7 +14,6 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from jaxtyping import Bool
 from pydantic import Field, ValidationError
-from sklearn.model_selection import KFold
 
 from cityseg import atomic
 from cityseg.config import Section
@@ -75,6 +74,8 @@ def make_folds(
     if grouping == "cities":
         folds = _group_cities(frames, count, seed)
     else:
+        from sklearn.model_selection import KFold  # a second to import: not where folds are read
+
         splitter = KFold(count, shuffle=True, random_state=seed)
         folds = [[frames[i].name for i in val] for _, val in splitter.split(frames)]
     made = FoldsFile(grouping=grouping, seed=seed, folds=[sorted(fold) for fold in folds])
@@ -128,9 +129,7 @@ def _improve(
     """Move one city or swap two, whichever helps most, until nothing helps."""
     while True:
         moved = [{**fold_of, city: fold} for city in fold_of for fold in range(count)]
-        swapped = [
-            {**fold_of, a: fold_of[b], b: fold_of[a]} for a, b in combinations(fold_of, 2)
-        ]
+        swapped = [{**fold_of, a: fold_of[b], b: fold_of[a]} for a, b in combinations(fold_of, 2)]
         best = min((*moved, *swapped), key=badness)
         if badness(best) >= badness(fold_of):
             return fold_of

@@ -120,8 +120,7 @@ def build_unet(
         dropout: probability of Dropout2d in the bottleneck's blocks.
         classes: number of logits.
     """
-    backbone = get_model(encoder, weights=None)
-    assert isinstance(backbone, resnet.ResNet)
+    backbone = _resnet(encoder)
     stem, c1, c2, c3, c4 = encoder_channels(backbone)  # 64, 256, 512, 1024, 2048
     mid, d3, d2, d1, d0, out = (even(c * decoder_width) for c in (c4, c3, c2, c1, stem, 32))
     return UNet(
@@ -216,7 +215,7 @@ def load_encoder(model: UNet, encoder: str, path: Path) -> None:
     Raises:
         InputError: not a state dict, or not of this encoder.
     """
-    backbone = get_model(encoder, weights=None)
+    backbone = _resnet(encoder)
     weights = {k: v for k, v in read_weights(path).items() if not k.startswith("fc.")}
     expected = {k: v for k, v in backbone.state_dict().items() if not k.startswith("fc.")}
     check_weights(weights, expected, source=f"{path} for {encoder}")
@@ -243,15 +242,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def check_weights(
-    weights: dict[str, Tensor], expected: dict[str, Tensor], source: str
-) -> None:
+def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
     """Refuse weights whose names or shapes are not the expected ones."""
     missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
     unknown = [k for k in weights if k not in expected]
     if missing or unknown:
         which = f"lacks {missing[0]}" if missing else f"has an unknown {unknown[0]}"
-        raise InputError(f"{source}: {len(missing)} missing, {len(unknown)} unknown tensors; {which}")
+        raise InputError(
+            f"{source}: {len(missing)} missing, {len(unknown)} unknown tensors; {which}"
+        )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             shapes = (tuple(tensor.shape), tuple(expected[name].shape))
@@ -260,9 +259,9 @@ def check_weights(
 
 def encoder_channels(backbone: resnet.ResNet) -> list[int]:
     """Channels of the stem and the four stages: what the decoder has to fit."""
-    last_blocks = [stage[-1] for stage in ResNetEncoder(backbone).stages]
-    outputs = [block.bn3 if hasattr(block, "bn3") else block.bn2 for block in last_blocks]
-    return [backbone.bn1.num_features, *(norm.num_features for norm in outputs)]
+    stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
+    norms = ([m for m in stage.modules() if isinstance(m, nn.BatchNorm2d)] for stage in stages)
+    return [backbone.conv1.out_channels, *(stage[-1].num_features for stage in norms)]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -280,6 +279,12 @@ def resize(
 def even(channels: float) -> int:
     """The nearest even number, at least 2: a transposed convolution halves it."""
     return max(2, 2 * round(channels / 2))
+
+
+def _resnet(name: str) -> resnet.ResNet:
+    backbone = get_model(name, weights=None)
+    assert isinstance(backbone, resnet.ResNet)
+    return backbone
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:

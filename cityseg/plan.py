@@ -76,7 +76,9 @@ def plan_folds(plan: Plan, folds_file: Path | None) -> FoldsFile:
         check_folds(folds, plan.frames, str(folds_file))
         if len(folds.folds) != wanted.count:
             raise InputError(
-                f"{folds_file}", got=f"{len(folds.folds)} folds", expected=f"{wanted.count} (--folds)"
+                f"{folds_file}",
+                got=f"{len(folds.folds)} folds",
+                expected=f"{wanted.count} (--folds)",
             )
     _check_sizes(folds, len(plan.frames), plan.config.train.batch_size)
     return folds

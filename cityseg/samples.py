@@ -142,9 +142,7 @@ def train_loader(
     return Loader(loader), batches
 
 
-def val_loader(
-    frames: list[Frame], config: Config, workers: int, pin: bool
-) -> Loader[ValBatch]:
+def val_loader(frames: list[Frame], config: Config, workers: int, pin: bool) -> Loader[ValBatch]:
     """Loader of validation batches, in the frames' order."""
     loader = DataLoader(
         ValSamples(frames, config),

@@ -50,9 +50,16 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data only."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        parts = {
+            name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")
+        }
         epochs = [asdict(epoch) for epoch in self.epochs]
-        return {**parts, "epochs": epochs, "best": _to_state(self.best), "last": _to_state(self.last)}
+        return {
+            **parts,
+            "epochs": epochs,
+            "best": _to_state(self.best),
+            "last": _to_state(self.last),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
@@ -135,8 +142,8 @@ def _stop_unless_finite(
     names = ", ".join(frames[i].name for i in batches.indices(batches.epoch, step))
     lr = run.optimizer.param_groups[0]["lr"]
     raise TrainingError(
-        f"loss is {float(losses[step])} in epoch {batches.epoch}, step {step + 1} of {len(batches)},"
-        f" lr {lr:g}, on frames {names}; look at these frames, or lower train.lr"
+        f"loss is {float(losses[step])} in epoch {batches.epoch}, step {step + 1} of "
+        f"{len(batches)}, lr {lr:g}, on frames {names}; look at these frames, or lower train.lr"
     )
 
 
@@ -221,13 +228,16 @@ def _resume(
     """Go back to the cell's last finished epoch, if any; returns what identifies this training."""
     names = [[frame.name for frame in part] for part in (train, val)]
     what = {"identity": config.identity(), "frames": names}
-    token = {key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in what.items()}
+    token = {
+        key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in what.items()
+    }
     if cell.state.is_file():
         state = load_state(cell.state)
         for key, value in token.items():
             if state["token"][key] != value:
                 raise InputError(
-                    f"{cell.state} is of another training ({key} differ)", remedy="give another folder"
+                    f"{cell.state} is of another training ({key} differ)",
+                    remedy="give another folder",
                 )
         run.load_state_dict(state)
         _settle_best(run, cell)
@@ -268,7 +278,7 @@ def _settle_best(run: Run, cell: Cell) -> None:
     if not waiting.is_file():
         return
     if run.best is not None and weights_epoch(waiting) == run.best.epoch:
-        os.replace(waiting, cell.best_weights)
+        waiting.replace(cell.best_weights)
     else:
         waiting.unlink()
 
