@@ -1,0 +1,1 @@
+"""The cross-validation study around `cityseg`: schedule, record, analyse."""

@@ -1,0 +1,387 @@
+"""From a study on disk to small typed records and tables: every number, and no drawing.
+
+All scores are divided once, out of confusion counts summed over a fold's frames.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64, UInt8
+from PIL import Image
+
+from cityseg.cell import Cell, Counts, read_confusion, read_epochs
+from cityseg.config import load
+from cityseg.data import Frame, read_image, read_target
+from cityseg.errors import InputError
+from cityseg.labels import IGNORE, NUM_CLASSES
+from cityseg.metrics import intersection_over_union, mean_iou
+from study.store import Study, StudyRecord
+
+Choice = Literal["best", "last"]
+"""best: by low-res mIoU on the very fold that is scored (the paper's way, it flatters); last: the
+last epoch, chosen by nothing."""
+Resolution = Literal["low", "full"]
+"""low: the network's input size, against resized labels; full: each frame's own size."""
+
+SCORE_COLUMNS: Final[tuple[tuple[Choice, Resolution], ...]] = (
+    ("best", "low"),
+    ("best", "full"),
+    ("last", "low"),
+    ("last", "full"),
+)
+SYNTHETIC: Final = "synthetic data (embedded city), not Cityscapes"
+"""Stands on every table and figure that is made from the embedded city."""
+
+PANEL_WIDTH_PX: Final = 1024
+"""Wider frames are scaled down to this for the panels."""
+
+RIGHT: Final = 0
+WRONG: Final = 1
+IGNORED: Final = 2
+
+
+@dataclass(frozen=True)
+class Published:
+    """Scores as printed elsewhere, 0-1: of each fold, and the mean and std given with them."""
+
+    low: tuple[float, ...]
+    full: tuple[float, ...]
+    mean_low: float
+    mean_full: float
+    std_low: float
+    std_full: float
+    source: str
+
+    def of_fold(self, fold: int, folds: int) -> tuple[float, float]:
+        """Low-res and full-res score of a fold (from 1); NaN where the number of folds differs."""
+        if folds != len(self.low):
+            return np.nan, np.nan
+        return self.low[fold - 1], self.full[fold - 1]
+
+
+PAPER: Final = Published(
+    low=(0.6905, 0.6696, 0.6717),
+    full=(0.6719, 0.6495, 0.6444),
+    mean_low=0.6773,
+    mean_full=0.6552,
+    std_low=0.0094,
+    std_full=0.0120,
+    source="the paper, Table 1: UNet-ResNet50, Cityscapes fine train split, 3 folds of 65 epochs",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a study (a variant on all folds), and what must be said beside its scores."""
+
+    study: Study
+    record: StudyRecord
+    grouping: str
+    folds: int
+    number: int = 0
+
+    @property
+    def data(self) -> str:
+        """The data set in words."""
+        data = self.record.data
+        if data.kind == "synthetic":
+            return SYNTHETIC
+        name = "Cityscapes" if data.kind == "cityscapes" else data.root.name
+        return f"{name}, {data.frames} frames"
+
+    @property
+    def title(self) -> str:
+        """Name of the study, and of the variant where it is not the base one."""
+        return self.record.name + (f" v{self.number:03d}" if self.number else "")
+
+    @property
+    def published(self) -> Published | None:
+        """What may stand beside these scores: the paper's, on the paper's data only."""
+        return PAPER if self.record.data.kind == "cityscapes" else None
+
+    def cell(self, fold: int) -> Cell:
+        """The cell of a fold (from 1)."""
+        return self.study.cell(self.number, fold)
+
+    def planned_epochs(self, fold: int) -> int:
+        """Epochs that a cell trains for: by its own configuration once that is written."""
+        path = self.cell(fold).config
+        return (load(path) if path.is_file() else self.record.config).train.epochs
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores at one resolution, 0-1."""
+
+    miou: float
+    iou: Float64[np.ndarray, "19"]
+    """NaN for a class that occurs neither in the labels nor in the predictions."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one cell after one epoch."""
+
+    epoch: int
+    low: Score
+    full: Score
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """What is known of one fold, finished or not."""
+
+    fold: int
+    status: Literal["pending", "unfinished", "failed", "done"]
+    epochs_done: int
+    epochs: int
+    """Epochs planned."""
+    best: Scores | None
+    last: Scores | None
+    reason: str
+    """Why there are no scores; empty where there are."""
+
+    def score(self, choice: Choice, resolution: Resolution) -> Score | None:
+        """The score of an epoch at a resolution; None until the cell is done."""
+        scores = self.best if choice == "best" else self.last
+        if scores is None:
+            return None
+        return scores.low if resolution == "low" else scores.full
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and population std (ddof = 0) of the values that are there; NaN if too few are."""
+
+    mean: float
+    std: float
+    """NaN for fewer than two values: one value says nothing on spread."""
+    count: int
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """Table 1 of the paper, for one variant."""
+
+    variant: Variant
+    cells: tuple[CellScores, ...]
+
+    @property
+    def finished(self) -> int:
+        """Number of folds that have scores."""
+        return sum(cell.status == "done" for cell in self.cells)
+
+    @property
+    def missing(self) -> list[str]:
+        """One line for every fold without scores."""
+        return [f"fold {cell.fold}: {cell.reason}" for cell in self.cells if cell.reason]
+
+    def miou(self, choice: Choice, resolution: Resolution) -> Float64[np.ndarray, " folds"]:
+        """mIoU of each fold, 0-1; NaN where the fold has none yet."""
+        scores = (cell.score(choice, resolution) for cell in self.cells)
+        return np.array([np.nan if score is None else score.miou for score in scores])
+
+    def label(self, statistic: str) -> str:
+        """`Mean`, or `Mean of 2 of 3 folds` while folds are missing."""
+        if self.finished == len(self.cells):
+            return statistic
+        return f"{statistic} of {self.finished} of {len(self.cells)} folds"
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """IoU of every class in every fold, at one resolution after one choice of epoch."""
+
+    folds: FoldTable
+    choice: Choice
+    resolution: Resolution
+    iou: Float64[np.ndarray, "folds 19"]
+    """NaN: the class occurs nowhere in this fold, or the fold has no scores yet."""
+    spreads: tuple[Spread, ...]
+    """Of each class, over the folds that have it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The training of one cell, epoch by epoch."""
+
+    title: str
+    data: str
+    epoch: Int64[np.ndarray, " n"]
+    train_loss: Float64[np.ndarray, " n"]
+    val_loss: Float64[np.ndarray, " n"]
+    miou_low: Float64[np.ndarray, " n"]
+    miou_full: Float64[np.ndarray, " n"]
+    lr: Float64[np.ndarray, " n"]
+    best_epoch: int
+    """The first epoch with the highest low-res mIoU, so far."""
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One frame with its label and its prediction, at most PANEL_WIDTH_PX wide."""
+
+    name: str
+    miou: float
+    """Of this frame alone at its own size, 0-1."""
+    image: UInt8[np.ndarray, "h w 3"]
+    target: UInt8[np.ndarray, "h w"]
+    """Train ids, 255 where ignored."""
+    prediction: UInt8[np.ndarray, "h w"]
+    """Train ids."""
+    errors: UInt8[np.ndarray, "h w"]
+    """RIGHT, WRONG, or IGNORED."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The kept predictions of one cell by its best epoch, the worst frame first."""
+
+    title: str
+    data: str
+    rows: tuple[PanelRow, ...]
+    classes: tuple[int, ...]
+    """Train ids that occur in a label or a prediction."""
+
+
+def read_variant(study: Study, number: int = 0) -> Variant:
+    """Open one row of a study's table.
+
+    Raises:
+        InputError: study.yaml or folds.json is missing or damaged.
+    """
+    folds = study.read_folds()
+    return Variant(study, study.read(), folds.grouping, len(folds.folds), number)
+
+
+def spread(values: Float64[np.ndarray, " n"]) -> Spread:
+    """Mean and population std over the values that are not NaN.
+
+    The population std (ddof = 0) is what the paper prints: its own follow from its folds only so.
+    """
+    there = values[~np.isnan(values)]
+    mean = float(there.mean()) if there.size else np.nan
+    return Spread(mean, float(there.std()) if there.size > 1 else np.nan, there.size)
+
+
+def fold_table(variant: Variant) -> FoldTable:
+    """Scores of every fold, as far as they are there."""
+    folds = range(1, variant.folds + 1)
+    return FoldTable(variant, tuple(cell_scores(variant, fold) for fold in folds))
+
+
+def cell_scores(variant: Variant, fold: int) -> CellScores:
+    """Scores of one fold (from 1), or why there are none.
+
+    Raises:
+        InputError: one of the cell's files is damaged.
+    """
+    cell = variant.cell(fold)
+    status = cell.status()
+    done, planned = len(read_epochs(cell.epochs)), variant.planned_epochs(fold)
+    if status != "done":
+        reason = _reason(cell, status, f"epoch {done} of {planned}")
+        return CellScores(fold, status, done, planned, None, None, reason)
+    confusion = read_confusion(cell.confusion)
+    best, last = _scores(confusion.best), _scores(confusion.last)
+    return CellScores(fold, status, done, planned, best, last, "")
+
+
+def _reason(cell: Cell, status: str, progress: str) -> str:
+    if status == "failed":
+        lines = cell.failure.read_text(encoding="utf-8").strip().splitlines()
+        return f"failed at {progress}: {lines[0] if lines else 'no reason given'}"
+    return progress if status == "unfinished" else "not started"
+
+
+def _scores(counts: Counts) -> Scores:
+    return Scores(counts.epoch, _score(counts.low), _score(counts.full))
+
+
+def _score(confusion: Int64[np.ndarray, "n 19 19"]) -> Score:
+    total = confusion.sum(0, keepdims=True)
+    return Score(float(mean_iou(total)[0]), intersection_over_union(total)[0])
+
+
+def class_table(folds: FoldTable, choice: Choice, resolution: Resolution) -> ClassTable:
+    """Per-class IoU of the same cells."""
+    scores = (cell.score(choice, resolution) for cell in folds.cells)
+    absent = np.full(NUM_CLASSES, np.nan)
+    iou = np.array([absent if score is None else score.iou for score in scores])
+    return ClassTable(folds, choice, resolution, iou, tuple(spread(column) for column in iou.T))
+
+
+def history(variant: Variant, fold: int) -> History | None:
+    """The epochs of one fold (from 1); None before the first is finished."""
+    epochs = read_epochs(variant.cell(fold).epochs)
+    if not epochs:
+        return None
+    columns = pd.DataFrame(epochs)
+    low = columns["miou_low"].to_numpy()
+    return History(
+        title=f"{variant.title}, fold {fold} of {variant.folds}",
+        data=variant.data,
+        epoch=columns["epoch"].to_numpy(),
+        train_loss=columns["train_loss"].to_numpy(),
+        val_loss=columns["val_loss"].to_numpy(),
+        miou_low=low,
+        miou_full=columns["miou_full"].to_numpy(),
+        lr=columns["lr"].to_numpy(),
+        best_epoch=int(columns["epoch"].to_numpy()[np.argmax(np.nan_to_num(low, nan=-1))]),
+    )
+
+
+def panel(variant: Variant, fold: int, frames: dict[str, Frame]) -> Panel | None:
+    """The kept predictions of one fold (from 1); None if it is not done or keeps none.
+
+    Args:
+        variant: the row of the study.
+        fold: from 1.
+        frames: the data set's train split by frame name.
+
+    Raises:
+        InputError: a frame is not in the data set, or is not of its prediction's size.
+    """
+    cell = variant.cell(fold)
+    kept = sorted(cell.predictions.glob("*_labelIds.png"))
+    if cell.status() != "done" or not kept:
+        return None
+    confusion = read_confusion(cell.confusion)
+    miou = dict(zip(confusion.names, mean_iou(confusion.best.full), strict=True))
+    rows = sorted((_panel_row(path, frames, miou) for path in kept), key=lambda row: row.miou)
+    maps = [ids for row in rows for ids in (row.target, row.prediction)]
+    return Panel(
+        title=f"{variant.title}, fold {fold} of {variant.folds}, epoch {confusion.best.epoch}",
+        data=variant.data,
+        rows=tuple(rows),
+        classes=tuple(sorted({int(i) for ids in maps for i in np.unique(ids)} - {IGNORE})),
+    )
+
+
+def _panel_row(path: Path, frames: dict[str, Frame], miou: dict[str, float]) -> PanelRow:
+    name = path.name.removesuffix("_labelIds.png")
+    if name not in frames or name not in miou:
+        raise InputError(f"{path}: frame {name} is not in the data set or not in this fold")
+    target, prediction = read_target(frames[name].label), read_target(path)
+    if target.shape != prediction.shape:
+        raise InputError(f"{path}", got=f"size {prediction.shape}", expected=str(target.shape))
+    errors = np.where(target == IGNORE, IGNORED, np.where(target == prediction, RIGHT, WRONG))
+    return PanelRow(
+        name=name,
+        miou=float(miou[name]),
+        image=_shrink(read_image(frames[name].image), Image.Resampling.BOX),
+        target=_shrink(target, Image.Resampling.NEAREST),
+        prediction=_shrink(prediction, Image.Resampling.NEAREST),
+        errors=_shrink(errors.astype(np.uint8), Image.Resampling.NEAREST),
+    )
+
+
+def _shrink(pixels: UInt8[np.ndarray, "h w *c"], how: Image.Resampling) -> UInt8[np.ndarray, "..."]:
+    height, width = pixels.shape[:2]
+    if width <= PANEL_WIDTH_PX:
+        return pixels
+    size = (PANEL_WIDTH_PX, round(height * PANEL_WIDTH_PX / width))
+    return np.array(Image.fromarray(pixels).resize(size, how))

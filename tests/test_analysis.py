@@ -1,0 +1,236 @@
+"""The analysis' records: every number against the paper, a hand count or another implementation."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from fake_study import (
+    EPOCHS,
+    FOLDS,
+    FRAMES,
+    add_epochs,
+    finish,
+    make_study,
+    target,
+    write_train_ids,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cityseg.cell import Confusion, Counts, write_confusion
+from cityseg.data import index
+from cityseg.errors import InputError
+from cityseg.labels import CLASS_NAMES, NUM_CLASSES
+from study import analysis, tables
+from study.analysis import IGNORED, PAPER, RIGHT, WRONG
+from study.store import Study
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    return make_study(tmp_path / "results")
+
+
+def counts(*frames: dict[tuple[int, int], int]) -> np.ndarray:
+    """int64[n, 19, 19] from {(label, prediction): pixels}."""
+    matrices = np.zeros((len(frames), NUM_CLASSES, NUM_CLASSES), np.int64)
+    for matrix, pixels in zip(matrices, frames, strict=True):
+        for cell, number in pixels.items():
+            matrix[cell] = number
+    return matrices
+
+
+@pytest.mark.parametrize(
+    ("folds", "mean", "std"),
+    [(PAPER.low, PAPER.mean_low, PAPER.std_low), (PAPER.full, PAPER.mean_full, PAPER.std_full)],
+)
+def test_the_papers_mean_and_std_come_out_of_its_six_scores(folds, mean, std):
+    ours = analysis.spread(np.array(folds))
+
+    # four decimals on both sides: half a unit of rounding in the inputs, half in the output
+    assert ours.mean == pytest.approx(mean, abs=1e-4)
+    assert ours.std == pytest.approx(std, abs=1e-4)
+    assert statistics.stdev(folds) - std > 1e-3, "the sample std would not pass"
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), min_size=1, max_size=6))
+def test_spread_is_the_population_one_of_the_values_that_are_there(values):
+    there = [value for value in values if not math.isnan(value)]
+    ours = analysis.spread(np.array(values))
+
+    assert ours.count == len(there)
+    if there:
+        assert ours.mean == pytest.approx(statistics.fmean(there))
+    else:
+        assert math.isnan(ours.mean)
+    if len(there) > 1:
+        assert ours.std == pytest.approx(statistics.pstdev(there), abs=1e-9)
+    else:
+        assert math.isnan(ours.std), "one value says nothing on spread"
+
+
+def test_scores_divide_once_after_summing_the_frames(study):
+    # summed: road 3 right of 5, sidewalk 1 right, twice accused: IoU 3/5 and 1/3;
+    # the mean of the frames' own mIoU would be (3/8 + 1/4) / 2
+    finish(study, 1, counts({(0, 0): 3, (0, 1): 1}, {(0, 1): 1, (1, 1): 1}))
+
+    cell = analysis.cell_scores(analysis.read_variant(study), 1)
+
+    assert cell.best is not None
+    assert cell.best.epoch == 2
+    assert cell.best.low.miou == pytest.approx((3 / 5 + 1 / 3) / 2)
+    assert cell.best.low.iou[:2] == pytest.approx([3 / 5, 1 / 3])
+
+
+def test_a_class_is_averaged_over_the_folds_that_have_it(study):
+    finish(study, 1, counts({(0, 0): 1, (1, 1): 1, (1, 0): 1}))
+    finish(study, 2, counts({(0, 0): 1}))
+    finish(study, 3, counts({(0, 0): 1, (0, 1): 1}))
+    folds = analysis.fold_table(analysis.read_variant(study))
+
+    table = analysis.class_table(folds, "best", "full")
+
+    # sidewalk: 1/2, absent, only predicted (scores 0 and counts)
+    assert table.iou[:, 1] == pytest.approx([1 / 2, math.nan, 0], nan_ok=True)
+    assert (table.spreads[1].mean, table.spreads[1].count) == (pytest.approx(1 / 4), 2)
+    assert table.spreads[2].count == 0
+    text = tables.class_text(table).set_index("Class")
+    assert list(text.loc["sidewalk"]) == ["0.5000", "–", "0.0000", "0.2500", "0.2500", "2 of 3"]
+    assert set(text.loc["sky"]) == {"–", "0 of 3"}
+
+
+def test_low_and_full_best_and_last_are_not_mixed_up(study):
+    # road right 1, 2, 3 and 4 times, and once taken for sidewalk, which then scores 0
+    low, full, last_low, last_full = (counts({(0, 0): n, (0, 1): 1}) for n in (1, 2, 3, 4))
+    confusion = Confusion(FOLDS[0][:1], Counts(2, low, full), Counts(4, last_low, last_full))
+    write_confusion(study.cell(0, 1).confusion, confusion)
+    folds = analysis.fold_table(analysis.read_variant(study))
+
+    for n, (choice, resolution) in enumerate(analysis.SCORE_COLUMNS, 1):
+        road = n / (n + 1)
+        assert folds.miou(choice, resolution)[0] == pytest.approx(road / 2)
+        assert tables.fold_numbers(folds)[f"{choice}_{resolution}"][0] == pytest.approx(road / 2)
+        classes = analysis.class_table(folds, choice, resolution)
+        assert classes.iou[0, 0] == pytest.approx(road)
+        assert tables.class_text(classes)["Fold 1"].iloc[-1] == f"{road / 2:.4f}"
+        assert f"{resolution} resolution, {choice} epoch" in tables.class_caption(classes)
+
+
+def test_an_unfinished_study_says_what_is_missing(study):
+    finish(study, 1)
+    add_epochs(study, 2, [0.1, 0.2])
+    failed = study.cell(0, 3)
+    add_epochs(study, 3, [0.1])
+    failed.failure.write_text("loss is nan at step 7\nmore\n")
+
+    table = analysis.fold_table(analysis.read_variant(study))
+
+    assert [cell.status for cell in table.cells] == ["done", "unfinished", "failed"]
+    assert table.missing == [
+        f"fold 2: epoch 2 of {EPOCHS}",
+        f"fold 3: failed at epoch 1 of {EPOCHS}: loss is nan at step 7",
+    ]
+    text = tables.fold_text(table)
+    score = text["Low-Res mIoU"][0]
+    assert list(text["Fold"][-2:]) == ["Mean of 1 of 3 folds", "Std of 1 of 3 folds"]
+    assert list(text["Low-Res mIoU"]) == [score, "–", "–", score, "–"]
+    assert all(line in tables.fold_caption(table) for line in table.missing)
+
+
+def test_a_study_without_any_cell_is_all_dashes(study):
+    table = analysis.fold_table(analysis.read_variant(study))
+
+    assert table.missing == [f"fold {k}: not started" for k in (1, 2, 3)]
+    assert set(tables.fold_text(table)["Full-Res mIoU"]) == {"–"}
+    assert analysis.history(table.variant, 1) is None
+    assert analysis.panel(table.variant, 1, {}) is None
+
+
+def test_a_finished_study_is_plain(study):
+    for fold in (1, 2, 3):
+        finish(study, fold)
+
+    table = analysis.fold_table(analysis.read_variant(study))
+
+    assert table.missing == []
+    assert list(tables.fold_text(table)["Fold"]) == ["1", "2", "3", "Mean", "Std"]
+    assert "Missing" not in tables.fold_caption(table)
+
+
+def test_the_papers_numbers_stand_beside_cityscapes_only(tmp_path):
+    tables = {}
+    for kind in ("cityscapes", "synthetic", "other"):
+        study = make_study(tmp_path / kind, kind)
+        tables[kind] = tables.fold_text(analysis.fold_table(analysis.read_variant(study)))
+
+    paper = tables["cityscapes"]
+    assert list(paper["Paper: Low-Res"]) == ["0.6905", "0.6696", "0.6717", "0.6773", "0.0094"]
+    assert list(paper["Paper: Full-Res"]) == ["0.6719", "0.6495", "0.6444", "0.6552", "0.0120"]
+    assert not any("Paper" in key for kind in ("synthetic", "other") for key in tables[kind])
+    assert all(math.isnan(score) for score in PAPER.of_fold(1, 5)), "of other folds: no pairing"
+
+
+def test_history_marks_the_first_of_the_best_epochs(study):
+    add_epochs(study, 2, [0.1, 0.3, 0.3, 0.2])
+
+    history = analysis.history(analysis.read_variant(study), 2)
+
+    assert history is not None
+    assert history.best_epoch == 2
+    assert history.val_loss == pytest.approx([3, 3 / 2, 1, 3 / 4])
+    assert history.miou_full == pytest.approx([0.05, 0.15, 0.15, 0.1])
+    assert history.title == "fake_1, fold 2 of 3"
+    assert history.data == analysis.SYNTHETIC
+
+
+def test_panel_shows_where_the_prediction_is_wrong(study):
+    finish(study, 2)
+    variant = analysis.read_variant(study)
+    frames = {frame.name: frame for frame in index(variant.record.data.root, "train")}
+
+    panel = analysis.panel(variant, 2, frames)
+
+    assert panel is not None
+    assert [row.miou for row in panel.rows] == sorted(row.miou for row in panel.rows)
+    row = next(row for row in panel.rows if row.name == FOLDS[1][0])
+    assert (row.errors[:7] == RIGHT).sum() == 7 * 16 - 2
+    assert (row.errors[6, :2] == WRONG).all()
+    assert (row.errors[7] == IGNORED).all()
+    np.testing.assert_array_equal(row.target, target(FRAMES.index(row.name)))
+    # sky 1, car 1, road 40 of 42, sidewalk accused only
+    assert row.miou == pytest.approx((1 + 1 + 40 / 42 + 0) / 4)
+    assert [CLASS_NAMES[i] for i in panel.classes] == ["road", "sidewalk", "sky", "car"]
+
+
+def test_panel_scales_wide_frames_down_without_inventing_classes(study):
+    finish(study, 1)
+    variant = analysis.read_variant(study)
+    root, name = variant.record.data.root, FOLDS[0][0]
+    wide = target(1).repeat(200, 0).repeat(200, 1)[:, 100:-100]  # edges fall inside smaller pixels
+    write_train_ids(root, name, wide)
+    for path in study.cell(0, 1).predictions.iterdir():
+        path.unlink()
+    label = root / "gtFine" / "train" / "aa" / f"{name}_gtFine_labelIds.png"
+    (study.cell(0, 1).predictions / f"{name}_labelIds.png").write_bytes(label.read_bytes())
+
+    panel = analysis.panel(variant, 1, {frame.name: frame for frame in index(root, "train")})
+
+    assert panel is not None
+    row = panel.rows[0]
+    assert row.image.shape == (546, 1024, 3)  # 1600 x 3000, scaled
+    assert row.target.shape == row.prediction.shape == row.errors.shape == (546, 1024)
+    assert set(np.unique(row.target)) == set(np.unique(wide))
+    assert WRONG not in row.errors
+
+
+def test_panel_refuses_data_that_does_not_fit(study):
+    finish(study, 1)
+    variant = analysis.read_variant(study)
+    root = variant.record.data.root
+
+    with pytest.raises(InputError, match="not in the data set"):
+        analysis.panel(variant, 1, {})
+    write_train_ids(root, FOLDS[0][0], np.zeros((4, 8), np.uint8))
+    with pytest.raises(InputError, match=r"got size \(8, 16\), expected \(4, 8\)"):
+        analysis.panel(variant, 1, {frame.name: frame for frame in index(root, "train")})

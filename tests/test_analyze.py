@@ -1,0 +1,242 @@
+"""`python -m study.analyze`: what it prints and writes, and how it ends."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from fake_study import EPOCHS, add_epochs, finish, make_study
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from rich.console import Console
+
+from cityseg.data import index
+from study import analysis, analyze, plots
+from study.store import Study
+
+MARK = analysis.SYNTHETIC
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    """Only the second fold is finished, the others are not begun: few figures, quick tests."""
+    study = make_study(tmp_path / "results")
+    finish(study, 2)
+    return study
+
+
+def run(monkeypatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["analyze", *map(str, words)])
+    return analyze.main()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
+
+
+def test_all_files_are_written_listed_and_marked_synthetic(study, monkeypatch, capsys):
+    assert run(monkeypatch, "--results", study.folder.parent) == 0
+
+    expected = {f"{stem}.{kind}" for stem in ("table1", "classes") for kind in ("csv", "md", "tex")}
+    expected |= {f"{stem}_f2.{kind}" for stem in ("history", "panel") for kind in ("png", "pdf")}
+    assert names(study.analysis) == expected
+    printed = capsys.readouterr().out
+    assert all(str(study.analysis / name) in printed for name in expected)
+    assert " ".join(printed.split()).count(MARK) == 2, "under both tables"
+    for path in study.analysis.iterdir():
+        assert MARK in _readable(path), path.name
+
+
+def _readable(path: Path) -> str:
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            return image.info["Description"]
+    return path.read_text(encoding="latin-1").replace("\\", "")  # PDF escapes parentheses
+
+
+def test_every_row_of_a_csv_carries_the_mark_and_the_full_number(study):
+    variant = analysis.read_variant(study)
+    table = analysis.fold_table(variant)
+
+    analyze.report_tables(Console(file=io.StringIO()), variant, study.analysis)
+
+    table1 = pd.read_csv(study.analysis / "table1.csv")
+    classes = pd.read_csv(study.analysis / "classes.csv")
+
+    assert set(table1["data"]) == set(classes["data"]) == {MARK}
+    assert table1["best_full"][1] == table.miou("best", "full")[1]
+    assert table1["best_full"][[0, 2]].isna().all()
+    assert list(table1["fold"]) == ["1", "2", "3", "mean", "std"]
+    assert len(classes) == 4 * 19
+
+
+def test_figures_say_that_the_data_is_synthetic_and_which_fold_it_is(study):
+    history, panel = _drawn(study)
+
+    for figure in (history, panel):
+        assert MARK in texts(figure)
+        assert "fake_1, fold 2 of 3" in texts(figure)
+    assert "best epoch (2)" in texts(history)
+    assert {"Frame", "Label", "Prediction", "Errors", "car", "ignored"} <= {
+        text.get_text() for text in panel.findobj(Text) if isinstance(text, Text)
+    }
+
+
+def _drawn(study: Study) -> tuple[Figure, Figure]:
+    variant = analysis.read_variant(study)
+    frames = {frame.name: frame for frame in index(variant.record.data.root, "train")}
+    history, panel = analysis.history(variant, 2), analysis.panel(variant, 2, frames)
+    assert history is not None
+    assert panel is not None
+    return plots.draw_history(history), plots.draw_panel(panel)
+
+
+def test_figures_show_the_curves_and_the_errors(study, tmp_path):
+    history, panel = _drawn(study)
+
+    for figure, colors in {
+        history: [tuple(round(255 * part) for part in plots.TRAIN_COLOR)],
+        panel: [plots.WRONG_COLOR, plots.IGNORED_COLOR, (70, 130, 180)],
+    }.items():
+        png, pdf = plots.save(figure, tmp_path / "figure", "subject")
+        with Image.open(png) as image:
+            pixels = np.array(image.convert("RGB"))
+        for color in colors:
+            assert (pixels == color).all(-1).sum() > 500, color
+        assert pdf.read_bytes().startswith(b"%PDF")
+        assert pdf.read_bytes().rstrip().endswith(b"%%EOF")
+
+
+def test_the_errors_picture_is_red_where_wrong_and_black_where_ignored(study):
+    _, panel = _drawn(study)
+
+    picture = np.asarray(panel.axes[3].images[0].get_array())  # the first row's last picture
+
+    assert (picture[6, :2] == plots.WRONG_COLOR).all()
+    assert (picture[7] == plots.IGNORED_COLOR).all()
+    assert (picture == plots.WRONG_COLOR).all(-1).sum() == 2
+
+
+def test_drawing_leaves_no_global_state(study):
+    with mpl.rc_context({"font.size": 33}):
+        before = dict(mpl.rcParams)
+
+        _drawn(study)
+
+        assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == []
+
+
+def test_one_epoch_at_a_constant_rate_can_be_drawn(tmp_path):
+    study = make_study(tmp_path / "results")
+    add_epochs(study, 1, [0.2])
+
+    history = analysis.history(analysis.read_variant(study), 1)
+
+    assert history is not None
+    written = plots.save(plots.draw_history(history), tmp_path / "one", "one epoch")
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_a_running_study_is_analysed_as_far_as_it_is(tmp_path, monkeypatch, capsys):
+    study = make_study(tmp_path / "results")
+    finish(study, 1)
+    add_epochs(study, 2, [0.1, 0.2])
+
+    assert run(monkeypatch, study.folder) == 0
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Mean of 1 of 3 folds" in printed
+    assert f"Missing: fold 2: epoch 2 of {EPOCHS}; fold 3: not started." in printed
+    figures = {name for name in names(study.analysis) if name.endswith(".png")}
+    assert figures == {"history_f1.png", "history_f2.png", "panel_f1.png"}
+
+
+def test_cityscapes_is_not_marked_and_its_panels_stay_in_the_study(tmp_path, monkeypatch):
+    study = make_study(tmp_path / "results", "cityscapes")
+    finish(study, 1)
+
+    assert run(monkeypatch, study.folder, "--out", tmp_path / "out") == 0
+
+    assert names(study.analysis) == {"panel_f1.png", "panel_f1.pdf"}
+    assert "history_f1.png" in names(tmp_path / "out")
+    assert not any("panel" in name for name in names(tmp_path / "out"))
+    markdown = (tmp_path / "out" / "table1.md").read_text()
+    assert "0.6773" in markdown
+    assert "synthetic" not in markdown
+
+
+def test_without_the_data_there_are_no_panels_and_it_says_so(study, monkeypatch, capsys):
+    root = analysis.read_variant(study).record.data.root
+    shutil.rmtree(root)
+
+    assert run(monkeypatch, study.folder) == 0
+
+    assert f"no panels: {root} is not there" in capsys.readouterr().out
+    assert not any("panel" in name for name in names(study.analysis))
+
+
+def test_a_study_is_found_by_name_by_path_and_by_age(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results"
+    for name, time_s in {"old": 1000, "new": 3000, "middle": 2000}.items():
+        os.utime(make_study(results, name=name).record_file, (time_s, time_s))
+
+    for words, found in {(): "new", ("old",): "old", (results / "middle",): "middle"}.items():
+        assert run(monkeypatch, *words, "--results", results) == 0
+        assert f"Study {found}:" in capsys.readouterr().out
+
+
+def test_a_wrong_name_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results"
+    assert run(monkeypatch, "--results", results) == 2
+    make_study(results)
+    capsys.readouterr()
+
+    assert run(monkeypatch, "nope", "--results", results) == 2
+
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "nope" in error
+    assert "expected one of fake_1" in error
+
+
+def test_a_narrow_terminal_cuts_no_digit():
+    text = pd.DataFrame({"Class": ["road"]} | {f"Fold {k}": [f"0.{k:04d}"] for k in range(1, 13)})
+    console = Console(width=40, file=io.StringIO())
+
+    analyze.show(console, text, "caption")
+
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert all(f" 0.{k:04d} " in printed for k in range(1, 13))
+
+
+def test_latex_is_escaped_and_whole():
+    text = pd.DataFrame({"Fold": ["1", "Mean_&"], "mIoU %": ["–", "0.5000"]})
+
+    latex = analyze.latex(text, "a_b 100% #1 \\x")
+
+    assert r"\caption{a\_b 100\% \#1 \textbackslash{}x}" in latex
+    assert "Fold & mIoU \\% \\\\\n\\midrule\n1 & -- \\\\\nMean\\_\\& & 0.5000 \\\\\n" in latex
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
+    assert latex.rstrip().endswith(r"\end{table}")
+
+
+def test_neither_ray_nor_torch_is_imported():
+    code = "import sys, study.analyze; print({'ray', 'torch', 'optuna'} & set(sys.modules))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
