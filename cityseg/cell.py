@@ -118,6 +118,10 @@ class Cell:
         """Why the cell failed."""
         return self.folder / "failure.txt"
 
+    def has_epochs(self) -> bool:
+        """Whether an epoch was finished; a state is on disk a moment before its row is."""
+        return self.epochs.is_file() or self.state.is_file()
+
     def status(self) -> Status:
         """done, failed, unfinished (at least one epoch is there to go on from), or pending."""
         if self.confusion.is_file():

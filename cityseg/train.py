@@ -211,8 +211,8 @@ def spread_ranks(count: int, wanted: int) -> list[int]:
 
 
 def _claim(cell: Cell, config: Config) -> None:
-    """Refuse a folder that holds a training by another configuration, else write ours there."""
-    if cell.config.is_file():
+    """Refuse a folder that holds epochs by another configuration, else write ours there."""
+    if cell.config.is_file() and cell.has_epochs():
         changes = difference(load(cell.config).identity(), config.identity())
         if changes:
             raise InputError(

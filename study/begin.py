@@ -43,12 +43,15 @@ def only_driver(study: Study) -> Iterator[None]:
 def begin(study: Study, plan: Plan, folds_file: Path | None) -> None:
     """Write a new study's folds and record, or check that the existing study is the same one.
 
+    A study of which no epoch was finished yet holds nothing to compare, and is begun anew.
+
     Raises:
         InputError: the folder holds a study of another configuration, data set or split.
     """
-    folds = plan_folds(plan, folds_file) if folds_file or not study.exists() else study.read_folds()
+    kept = study.has_epochs()
+    folds = study.read_folds() if kept and not folds_file else plan_folds(plan, folds_file)
     record = describe(study, plan, folds)
-    if study.exists():
+    if kept:
         refuse_changes(study, record)
         record = study.read().model_copy(update={"config": record.config, "data": record.data})
     else:

@@ -121,7 +121,7 @@ def conclude(study: Study, console: Console) -> int:
     console.print(f"all of it is in {study.folder}", markup=False)
     statuses = {cell.status for cell in table.cells}
     if statuses == {"done"}:
-        console.print("figures and more tables: python -m study.analyze " + study.folder.name)
+        console.print(f"figures, tables: python -m study.analyze {study.folder}", markup=False)
         return 0
     console.print("not all folds are done; continue with the same command", style="bold")
     return 1 if statuses <= {"done", "failed"} else INTERRUPTED

@@ -83,6 +83,11 @@ class Study:
         """Whether the folder holds a study."""
         return self.record_file.is_file()
 
+    def has_epochs(self) -> bool:
+        """Whether any cell has finished an epoch."""
+        cells = (Cell(folder) for folder in self.folder.glob("v*/f*"))
+        return self.exists() and any(cell.has_epochs() for cell in cells)
+
     def cell(self, variant: int, fold: int) -> Cell:
         """The cell of a variant (from 0) and a fold (from 1)."""
         return Cell(self.folder / f"v{variant:03d}" / f"f{fold}")

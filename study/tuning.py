@@ -46,7 +46,7 @@ def train_cells(watch: Watch, todo: list[int], allotment: Allotment, dashboard: 
     Returns also after SIGINT, SIGTERM or SIGHUP, with cells unfinished.
     """
     with _local_ray(allotment, dashboard) as url, _terminations_as_ctrl_c():
-        if dashboard:
+        if url:
             watch.note(f"dashboard: http://{url} (its token: ray get-auth-token)")
         with tempfile.TemporaryDirectory(prefix="cityseg-study-") as scratch, watch:
             _tuner(watch, todo, allotment, scratch).fit()

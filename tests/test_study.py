@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -18,6 +19,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+import study.run
 from cityseg.cell import Cell, read_epochs
 from cityseg.folds import read_folds
 from study.store import Study
@@ -65,6 +67,32 @@ def assert_same_result(one: Cell, other: Cell) -> None:
     keys = ("epoch", "train_loss", "val_loss", "miou_low", "miou_full", "lr")
     curves = [[[getattr(e, k) for k in keys] for e in read_epochs(c.epochs)] for c in (one, other)]
     assert curves[0] == curves[1]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Here = Callable[[list[str]], Ended]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Run a study command in this process: for what ends before Ray would be started."""
+
+    def run_here(words: list[str]) -> Ended:
+        monkeypatch.setattr(sys, "argv", words[2:])
+        monkeypatch.setattr("study.run.run_cells", lambda *_: pytest.fail("got as far as training"))
+        capsys.readouterr()
+        code = study.run.main()
+        return Ended(code, *capsys.readouterr())
+
+    return run_here
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +146,9 @@ def test_a_finished_study_is_not_run_again(
 def test_one_cell_is_one_plain_command_without_ray(
     calm: tuple[Study, object], tiny_city: Path, tmp_path: Path
 ):
-    words = command("cityseg", "train", "--fold", 2, "--data", tiny_city, "--out", tmp_path / "cell")
+    words = command(
+        "cityseg", "train", "--fold", 2, "--data", tiny_city, "--out", tmp_path / "cell"
+    )
     alone = run([*words, "--config", calm[0].cell(0, 2).config, "--folds-file", calm[0].folds_file])
     assert alone.returncode == 0, alone.stderr
     assert_same_result(Cell(tmp_path / "cell"), calm[0].cell(0, 2))
@@ -133,11 +163,11 @@ def test_one_cell_is_one_plain_command_without_ray(
     ],
 )
 def test_a_changed_configuration_is_refused_with_the_difference(
-    copy: Study, tiny_city: Path, arguments: list[object], complaint: str
+    here: Here, copy: Study, tiny_city: Path, arguments: list[object], complaint: str
 ):
     before = copy.record_file.read_bytes()
     words = study_command(tiny_city, copy.folder.parent)
-    refused = run([*words, *map(str, arguments)])
+    refused = here([*words, *map(str, arguments)])
     assert refused.returncode == 2
     assert complaint in refused.stderr and refused.stderr.count("\n") == 1
     assert copy.record_file.read_bytes() == before
@@ -149,23 +179,25 @@ def test_resources_may_change(copy: Study, tiny_city: Path):
     assert copy.read().config.resources.workers == 1
 
 
-def test_changed_data_and_folds_are_refused(copy: Study, tiny_city: Path, tmp_path: Path):
+def test_changed_data_and_folds_are_refused(
+    here: Here, copy: Study, tiny_city: Path, tmp_path: Path
+):
     city = Path(shutil.copytree(tiny_city, tmp_path / "city"))
     image = next(city.glob("leftImg8bit/train/*/*.png"))
     image.write_bytes(image.read_bytes() + b"\0")
-    changed = run(study_command(city, copy.folder.parent))
+    changed = here(study_command(city, copy.folder.parent))
     assert changed.returncode == 2 and "other names or sizes" in changed.stderr
 
     tampered = json.loads(copy.folds_file.read_text())
     tampered["folds"][0], tampered["folds"][1] = tampered["folds"][1], tampered["folds"][0]
     copy.folds_file.write_text(json.dumps(tampered))
-    refused = run(study_command(tiny_city, copy.folder.parent))
+    refused = here(study_command(tiny_city, copy.folder.parent))
     assert refused.returncode == 2 and "was changed since it was written" in refused.stderr
 
 
-def test_a_second_driver_is_refused(copy: Study, tiny_city: Path):
+def test_a_second_driver_is_refused(here: Here, copy: Study, tiny_city: Path):
     with filelock.FileLock(copy.lock_file):
-        refused = run(study_command(tiny_city, copy.folder.parent))
+        refused = here(study_command(tiny_city, copy.folder.parent))
     assert refused.returncode == 2 and "being run by another process" in refused.stderr
 
 
@@ -182,21 +214,34 @@ def test_a_second_driver_is_refused(copy: Study, tiny_city: Path):
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
-    tiny_city: Path, tmp_path: Path, arguments: list[str], complaint: str
+    here: Here, tiny_city: Path, tmp_path: Path, arguments: list[str], complaint: str
 ):
-    refused = run([*study_command(tiny_city, tmp_path / "results"), *arguments])
+    refused = here([*study_command(tiny_city, tmp_path / "results"), *arguments])
     assert refused.returncode == 2
     assert complaint in refused.stderr
     assert refused.stderr.count("\n") == 1 and refused.stderr.startswith("error: ")
     assert not list(tmp_path.rglob("study.yaml"))
 
 
-def test_own_folds_are_used(tiny_city: Path, calm: tuple[Study, object], tmp_path: Path):
+def test_a_study_without_an_epoch_is_begun_anew(
+    tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("study.run.run_cells", lambda *_: None)  # as if stopped at the start
+    for lr in (2e-3, 1e-3):
+        words = study_command(tiny_city, tmp_path / "results")
+        monkeypatch.setattr(sys, "argv", [*words[2:], f"train.lr={lr}"])
+        assert study.run.main() == 130
+    assert Study(tmp_path / "results" / "tiny").read().config.train.lr == 1e-3
+
+
+def test_own_folds_are_used(
+    here: Here, tiny_city: Path, calm: tuple[Study, object], tmp_path: Path
+):
     names = sorted(name for fold in calm[0].read_folds().folds for name in fold)
     own = {"folds": [names[:6], names[6:]]}
     (tmp_path / "own.json").write_text(json.dumps(own))
     words = study_command(tiny_city, tmp_path / "results", "--folds-file", tmp_path / "own.json")
-    refused = run(words)
+    refused = here(words)
     assert refused.returncode == 2 and "got 2 folds, expected 3 (--folds)" in refused.stderr
     assert not list(tmp_path.rglob("study.yaml"))
 
