@@ -1,0 +1,25 @@
+# Everything is done in .venv, which the first target makes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check setup
+
+run: setup ## the paper's study on the embedded city, then its tables and figures
+	$(BIN)/python -m study.run --folds 3
+	$(BIN)/python -m study.analyze
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, format, types, directions of import
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
