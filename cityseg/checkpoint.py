@@ -20,19 +20,21 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
     """Read a state file, on the CPU, with torch's `weights_only` loader.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or lacks one of `keys`.
     """
+    remedy = f"delete {path.parent} to start over"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"cannot go on from {path}", got=reason, remedy=f"delete {path.parent} to start over"
-        ) from None
+        raise InputError(f"cannot go on from {path}", got=reason, remedy=remedy) from None
+    if not isinstance(state, dict) or not keys <= state.keys():
+        raise InputError(f"cannot go on from {path}", got="no state of ours", remedy=remedy)
+    return state
 
 
 def save_weights(path: Path, model: UNet, config: Config, epoch: int) -> None:

@@ -5,6 +5,7 @@ unknown or out of range is refused by name.
 """
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -154,6 +155,15 @@ class Config(Section):
     city: City = City()
     resources: Resources = Resources()
 
+    @model_validator(mode="after")
+    def _batch_norm_has_values(self) -> "Config":
+        height, width = (math.ceil(side / 32) for side in self.data.input_size)
+        if self.train.batch_size * height * width < 2:
+            raise ValueError(
+                "train.batch_size of 1 needs data.input_size above 32 x 32 (batch norm)"
+            )
+        return self
+
     @property
     def fold_seed(self) -> int:
         """Seed of the split."""
@@ -264,6 +274,8 @@ def _problem(entry: Any) -> str:
         )
         return f"unknown key {key}{hint}"
     message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "value_error":  # of settings that contradict each other
+        return message
     return f"{key}: got {entry['input']!r}, expected: {message}"
 
 

@@ -202,7 +202,10 @@ def fingerprint(frames: list[Frame]) -> str:
     """
     digest = hashlib.sha256()
     for frame in frames:
-        sizes = f"{frame.image.stat().st_size} {frame.label.stat().st_size}"
+        try:
+            sizes = f"{frame.image.stat().st_size} {frame.label.stat().st_size}"
+        except OSError as error:  # such as a link to nothing
+            raise InputError(f"cannot read {error.filename}", got=error.strerror) from None
         digest.update(f"{frame.name} {sizes}\n".encode())
     return digest.hexdigest()
 

@@ -201,7 +201,7 @@ def loader_workers(resources: Resources, device: torch.device) -> int:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of torch's own draws in an epoch: distinct for every (seed, epoch)."""
+    """The seed of torch's own draws in an epoch: a 63-bit hash of both."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -232,7 +232,7 @@ def _resume(
         key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in what.items()
     }
     if cell.state.is_file():
-        state = load_state(cell.state)
+        state = load_state(cell.state, keys={"token", *run.state_dict()})
         for key, value in token.items():
             if state["token"][key] != value:
                 raise InputError(

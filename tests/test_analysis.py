@@ -159,15 +159,15 @@ def test_a_finished_study_is_plain(study):
 
 
 def test_the_papers_numbers_stand_beside_cityscapes_only(tmp_path):
-    tables = {}
+    printed = {}
     for kind in ("cityscapes", "synthetic", "other"):
         study = make_study(tmp_path / kind, kind)
-        tables[kind] = tables.fold_text(analysis.fold_table(analysis.read_variant(study)))
+        printed[kind] = tables.fold_text(analysis.fold_table(analysis.read_variant(study)))
 
-    paper = tables["cityscapes"]
+    paper = printed["cityscapes"]
     assert list(paper["Paper: Low-Res"]) == ["0.6905", "0.6696", "0.6717", "0.6773", "0.0094"]
     assert list(paper["Paper: Full-Res"]) == ["0.6719", "0.6495", "0.6444", "0.6552", "0.0120"]
-    assert not any("Paper" in key for kind in ("synthetic", "other") for key in tables[kind])
+    assert not any("Paper" in key for kind in ("synthetic", "other") for key in printed[kind])
     assert all(math.isnan(score) for score in PAPER.of_fold(1, 5)), "of other folds: no pairing"
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from cityseg.data import index
-from study import analysis, analyze, plots
+from study import analysis, analyze, plots, tables
 from study.store import Study
 
 MARK = analysis.SYNTHETIC
@@ -216,7 +216,7 @@ def test_a_narrow_terminal_cuts_no_digit():
     text = pd.DataFrame({"Class": ["road"]} | {f"Fold {k}": [f"0.{k:04d}"] for k in range(1, 13)})
     console = Console(width=40, file=io.StringIO())
 
-    analyze.show(console, text, "caption")
+    tables.show(console, text, "caption")
 
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
@@ -226,7 +226,7 @@ def test_a_narrow_terminal_cuts_no_digit():
 def test_latex_is_escaped_and_whole():
     text = pd.DataFrame({"Fold": ["1", "Mean_&"], "mIoU %": ["–", "0.5000"]})
 
-    latex = analyze.latex(text, "a_b 100% #1 \\x")
+    latex = tables.latex(text, "a_b 100% #1 \\x")
 
     assert r"\caption{a\_b 100\% \#1 \textbackslash{}x}" in latex
     assert "Fold & mIoU \\% \\\\\n\\midrule\n1 & -- \\\\\nMean\\_\\& & 0.5000 \\\\\n" in latex

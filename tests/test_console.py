@@ -7,6 +7,7 @@ from fake_study import EPOCHS, add_epochs, finish, make_study
 from rich.console import Console
 
 from cityseg.cell import Epoch
+from cityseg.data import Kind
 from study.console import Watch, duration, epoch_line, progress, progress_table
 
 
@@ -35,7 +36,8 @@ def test_the_live_table_fits_eighty_columns(tmp_path: Path):
 
 
 def test_a_synthetic_study_says_so_while_it_runs(tmp_path: Path):
-    for kind, marked in (("synthetic", True), ("other", False)):
+    kinds: dict[Kind, bool] = {"synthetic": True, "other": False}
+    for kind, marked in kinds.items():
         study = make_study(tmp_path / kind, kind=kind)
         console = Console(width=80, force_terminal=True, record=True)
         with Watch(study, console) as _:
@@ -55,7 +57,16 @@ def test_an_epoch_is_a_plain_line_when_piped(tmp_path: Path, capsys: pytest.Capt
 
 def test_an_epoch_line_holds_what_a_log_is_read_for():
     line = epoch_line(3, Epoch(2, 1.5, 1.25, 0.5, 0.4, 1e-4, 10.0, 2.0, 7.5), 65)
-    for part in ("fold 3", "2/65", "1.5000 train", "1.2500 val", "1.0e-04", "0.5000", "0.4000", "7.5"):
+    for part in (
+        "fold 3",
+        "2/65",
+        "1.5000 train",
+        "1.2500 val",
+        "1.0e-04",
+        "0.5000",
+        "0.4000",
+        "7.5",
+    ):
         assert part in line
 
 

@@ -16,7 +16,9 @@ SMALL = parse({"resources": {"memory_gb": 1}}, "test")
 
 def test_a_cell_of_the_papers_model_takes_about_five_gigabytes_on_a_cpu():
     demo_size = parse({"data": {"input_size": [64, 128]}}, "test")
-    assert allot(demo_size, 3, Machine(2, 24 * GB, 0)).cell_memory_bytes == pytest.approx(5e9, rel=0.1)
+    assert allot(demo_size, 3, Machine(2, 24 * GB, 0)).cell_memory_bytes == pytest.approx(
+        5e9, rel=0.1
+    )
 
 
 def test_memory_limits_the_cells_at_a_time():

@@ -90,7 +90,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr("study.run.run_cells", lambda *_: pytest.fail("got as far as training"))
         capsys.readouterr()
         code = study.run.main()
-        return Ended(code, *capsys.readouterr())
+        printed = capsys.readouterr()
+        return Ended(code, printed.out, printed.err)
 
     return run_here
 
@@ -149,9 +150,11 @@ def test_one_cell_is_one_plain_command_without_ray(
     words = command(
         "cityseg", "train", "--fold", 2, "--data", tiny_city, "--out", tmp_path / "cell"
     )
-    alone = run([*words, "--config", calm[0].cell(0, 2).config, "--folds-file", calm[0].folds_file])
+    study = calm[0]
+    words += ["--config", str(study.cell(0, 2).config), "--folds-file", str(study.folds_file)]
+    alone = run(words)
     assert alone.returncode == 0, alone.stderr
-    assert_same_result(Cell(tmp_path / "cell"), calm[0].cell(0, 2))
+    assert_same_result(Cell(tmp_path / "cell"), study.cell(0, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,203 @@
+"""Random changes of a sample: what they do, together, and what their draws depend on."""
+
+import subprocess
+import sys
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+
+from cityseg.augment import TrainTransform, val_transform
+from cityseg.config import Augment, Data
+
+SOURCE = (64, 128)
+SIZE = (64, 128)
+STILL = {"scale": 0.0, "flip": 0.0, "jitter": 0.0}
+DRAWS = range(400)
+
+
+def transform(size: tuple[int, int] = SIZE, **changes: float) -> TrainTransform:
+    """Only the named steps happen."""
+    return TrainTransform(Data(input_size=size, augment=Augment(**{**STILL, **changes})))
+
+
+def grey_and_its_labels() -> tuple[np.ndarray, np.ndarray]:
+    """An image that says where its labels are: 19 vertical bands, channel = 10 x (label + 1)."""
+    target = (np.arange(SOURCE[1]) * 19 // SOURCE[1]).astype(np.uint8)[None].repeat(SOURCE[0], 0)
+    return ((target + 1) * 10)[..., None].repeat(3, -1), target
+
+
+def test_without_any_step_the_frame_stays_as_it_is():
+    image, target = grey_and_its_labels()
+    changed = transform()(image, target, (0, 1, 0))
+    np.testing.assert_array_equal(changed[0], image)
+    np.testing.assert_array_equal(changed[1], target)
+
+
+def test_image_and_labels_move_together():
+    image, target = grey_and_its_labels()
+    move = transform(scale=0.2, flip=0.5)
+    for i in range(60):
+        changed, labels = move(image, target, (0, 1, i))
+        said = np.where(labels == 255, 0, (labels.astype(int) + 1) * 10)
+        # bilinear interpolation blurs the borders of the bands, and only those
+        agree = np.abs(changed[..., 0].astype(int) - said) <= 5
+        assert agree.mean() > 0.75
+        assert set(np.unique(labels)) <= {*range(19), 255}
+        flipped = labels[32, labels[32] != 255]
+        assert (np.diff(flipped.astype(int)) >= 0).all() or (
+            np.diff(flipped.astype(int)) <= 0
+        ).all()
+
+
+def drawn_scale(labels: np.ndarray) -> float:
+    """Scale by the size of the unpadded part; only scales below 1 leave one."""
+    return (labels != 255).any(0).sum() / SOURCE[1]
+
+
+def test_the_scale_is_drawn_evenly_from_minus_to_plus_20_percent_and_shrinking_pads():
+    image, target = grey_and_its_labels()
+    shrink = transform(scale=0.2)
+    scales = []
+    for i in DRAWS:
+        changed, labels = shrink(image, target, (3, 1, i))
+        padding = labels == 255
+        assert (changed[padding] == 0).all() or drawn_scale(labels) > 0.98
+        scales.append(drawn_scale(labels))
+    small = [scale for scale in scales if scale < 0.995]
+    assert min(scales) >= 0.79
+    assert min(scales) < 0.82
+    assert 0.4 < len(small) / len(scales) < 0.6  # a half grows, and shows no padding
+    assert 0.87 < np.mean(small) < 0.93
+
+
+def test_padding_is_to_the_source_size_and_then_resized():
+    """Padded to the input size instead, a larger frame would never be padded at all, and the
+    resize would undo the scale."""
+    image, target = grey_and_its_labels()
+    for i in range(30):
+        large = transform(scale=0.2)(image, target, (3, 1, i))[1]
+        small = transform((32, 64), scale=0.2)(image, target, (3, 1, i))[1]
+        padded = [(labels == 255).mean() for labels in (large, small)]
+        assert padded[0] == pytest.approx(padded[1], abs=0.05)
+
+
+def test_a_grown_frame_is_only_resampled():
+    """Padding to the source size leaves a larger frame whole; the resize undoes the growth."""
+    image, target = grey_and_its_labels()
+    grow = transform(scale=0.2)
+    for i in range(30):
+        _, labels = grow(image, target, (3, 1, i))
+        if not (labels == 255).any():
+            assert (labels == target).mean() > 0.8  # off by a pixel at most, at 18 borders
+
+
+def test_a_flip_is_a_flip():
+    image, target = grey_and_its_labels()
+    changed, labels = transform(flip=1.0)(image, target, (0, 1, 0))
+    np.testing.assert_array_equal(changed, image[:, ::-1])
+    np.testing.assert_array_equal(labels, target[:, ::-1])
+
+
+def test_jitter_changes_colours_alone():
+    image, target = grey_and_its_labels()
+    image[..., 2] //= 2
+    changed, labels = transform(jitter=1.0)(image, target, (0, 1, 0))
+    assert (changed != image).mean() > 0.3
+    np.testing.assert_array_equal(labels, target)
+
+
+def test_draws_are_a_function_of_seed_epoch_and_index_alone():
+    image, target = grey_and_its_labels()
+    first, second = (transform(scale=0.2, flip=0.5, jitter=0.5) for _ in range(2))
+    draws = [(0, 1, i) for i in range(6)]
+    forward = {draw: first(image, target, draw) for draw in draws}
+    np.random.default_rng(0).shuffle(draws)
+    for draw in draws:
+        second(image[:32], target[:32], (9, 9, 9))  # another source size in between
+        for one, other in zip(forward[draw], second(image, target, draw), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("other", [(1, 1, 0), (0, 2, 0), (0, 1, 1)], ids=["seed", "epoch", "index"])
+def test_each_of_seed_epoch_and_index_changes_the_draws(other: tuple[int, int, int]):
+    image, target = grey_and_its_labels()
+    move = transform(jitter=1.0)
+    assert (move(image, target, (0, 1, 0))[0] != move(image, target, other)[0]).any()
+
+
+def test_the_random_state_of_the_program_plays_no_part():
+    image, target = grey_and_its_labels()
+    move = transform(scale=0.2, flip=0.5, jitter=0.5)
+    np.random.seed(1)
+    before = move(image, target, (0, 1, 5))
+    np.random.seed(2)
+    for one, other in zip(before, move(image, target, (0, 1, 5)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_steps_are_drawn_independently_of_each_other():
+    """albumentations' set_random_seed gives each step one stream: flip and jitter, both at 0.5,
+    then always happen together, and only on frames of certain scales."""
+    image, target = grey_and_its_labels()
+    image[..., 2] //= 2
+    move = transform(scale=0.2, flip=0.5, jitter=0.5, brightness=1.0)
+    flips, jitters, grown = np.zeros((3, len(DRAWS)), bool)
+    for i in DRAWS:
+        changed, labels = move(image, target, (0, 1, i))
+        row = labels[2, labels[2] != 255]
+        row = row if len(row) else labels[32, labels[32] != 255]
+        flips[i] = row[0] > row[-1]
+        middle = changed[32, 64].astype(int)
+        jitters[i] = np.abs(middle - image[32, 64]).max() > 12
+        grown[i] = not (labels == 255).any()
+    for one, other in ((flips, jitters), (flips, grown), (jitters, grown)):
+        assert 0.4 < one.mean() < 0.6
+        assert 0.4 < other.mean() < 0.6
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.15  # 3 standard errors
+
+
+@pytest.mark.parametrize("size", [(32, 64), (33, 71), (64, 128), (96, 96)])
+def test_samples_have_the_input_size_and_stay_8_bit(size: tuple[int, int]):
+    image, target = grey_and_its_labels()
+    data = Data(input_size=size)
+    for changed, labels in (
+        TrainTransform(data)(image, target, (0, 1, 0)),
+        val_transform(data)(image, target),
+    ):
+        assert (changed.shape, labels.shape) == ((*size, 3), size)
+        assert changed.dtype == labels.dtype == np.uint8
+
+
+def test_the_order_is_the_papers():
+    steps = transform(scale=0.2)._compose(SOURCE).transforms
+    assert [type(step) for step in steps] == [
+        A.RandomScale, A.PadIfNeeded, A.Resize, A.HorizontalFlip, A.ColorJitter
+    ]  # fmt: skip
+
+
+def test_validation_resizes_the_image_bilinearly_and_the_labels_by_nearest():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (*SOURCE, 3), dtype=np.uint8)
+    target = random.integers(0, 19, SOURCE, dtype=np.uint8)
+    changed, labels = val_transform(Data(input_size=(32, 64)))(image, target)
+    np.testing.assert_array_equal(
+        changed, cv2.resize(image, (64, 32), interpolation=cv2.INTER_LINEAR)
+    )
+    assert (labels == target[::2, ::2]).all()
+
+
+def test_importing_asks_no_network():
+    """albumentations looks for a newer version of itself when imported, unless told not to."""
+    script = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): sys.exit('connected')\n"
+        "socket.socket.connect = socket.create_connection = refuse\n"
+        "import os; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)\n"
+        "import cityseg.augment\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
