@@ -16,14 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cityseg.data import Frame, Split, index, resolve_root
-from cityseg.errors import InputError, user_command
+from cityseg.errors import INTERRUPTED, InputError, user_command
 
 if TYPE_CHECKING:
     from cityseg.cell import Cell, Epoch
     from cityseg.scoring import Scores, Submission
-
-INTERRUPTED = 130
-"""Exit code of a command ended by Ctrl-C: 128 and the signal's number."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,10 @@
 import functools
 import sys
 from collections.abc import Callable
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""Exit code of a command ended by Ctrl-C: 128 and the signal's number, as shells have it."""
 
 
 class InputError(ValueError):
@@ -28,7 +32,7 @@ class TrainingError(RuntimeError):
 def user_command(main: Callable[[], int]) -> Callable[[], int]:
     """Decorate a command: a user's mistake gives one line and exit code 2, never a traceback.
 
-    A programmer's mistake keeps its traceback.
+    So does Ctrl-C, with its own code. A programmer's mistake keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -41,5 +45,8 @@ def user_command(main: Callable[[], int]) -> Callable[[], int]:
         except TrainingError as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     return command

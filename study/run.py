@@ -3,12 +3,12 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from cityseg.errors import InputError, user_command
+from cityseg.errors import INTERRUPTED, InputError, user_command
 from cityseg.model import encoder_weights
 from cityseg.plan import Plan, resolve
 from study.analysis import fold_table, read_variant
@@ -17,9 +17,6 @@ from study.console import Watch
 from study.resources import Machine, allot, check_disk, disk_bytes
 from study.store import Study
 from study.tables import fold_caption, fold_text, show
-
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 @dataclass(frozen=True)

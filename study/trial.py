@@ -9,6 +9,7 @@ from typing import Any, Final
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
+from cityseg import atomic
 from cityseg.data import index
 from cityseg.errors import InputError, TrainingError
 from cityseg.train import train_cell, use_device
@@ -29,18 +30,20 @@ def run_cell(trial: dict[str, Any]) -> None:
     reason is in the cell's folder. Anything else is raised, and retried from the last epoch.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    study = Study(Path(trial["study"]))
-    record = study.read()
-    resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
-    config = record.config.model_copy(update={"resources": resources})
-    train, val = study.read_folds().split(index(record.data.root, "train"), trial["fold"])
-    cell = study.cell(trial["variant"], trial["fold"])
+    study, fold = Study(Path(trial["study"])), trial["fold"]
+    cell = study.cell(trial["variant"], fold)
     try:
+        record = study.read()
+        resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
+        config = record.config.model_copy(update={"resources": resources})
+        train, val = study.read_folds().split(index(record.data.root, "train"), fold)
         for epoch in train_cell(config, train, val, cell, use_device(resources)):
-            log.info(epoch_line(trial["fold"], epoch, config.train.epochs))
+            log.info(epoch_line(fold, epoch, config.train.epochs))
             tune.report(asdict(epoch))
     except (InputError, TrainingError) as error:
-        log.error("fold %d failed: %s", trial["fold"], error)
+        log.error("fold %d failed: %s", fold, error)
+        # also where the failure came before the training
+        atomic.write_text(cell.failure, f"{error}\n")
         tune.report({"failed": str(error)})
 
 

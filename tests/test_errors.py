@@ -51,3 +51,12 @@ def test_a_programmers_mistake_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="a bug"):
         command()
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(capsys: pytest.CaptureFixture[str]):
+    @user_command
+    def main() -> int:
+        raise KeyboardInterrupt
+
+    assert main() == 130
+    assert capsys.readouterr().err == "interrupted\n"
