@@ -118,6 +118,11 @@ class Cell:
         """Why the cell failed."""
         return self.folder / "failure.txt"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that trains the cell."""
+        return self.folder / ".lock"
+
     def has_epochs(self) -> bool:
         """Whether an epoch was finished; a state is on disk a moment before its row is."""
         return self.epochs.is_file() or self.state.is_file()

@@ -4,6 +4,7 @@ After every epoch the whole state is on disk. Random draws come from (seed, epoc
 begun again is the same epoch: interrupted equals uninterrupted, to the bit on a CPU.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import filelock
 import numpy as np
 import torch
 from PIL import Image
@@ -32,6 +34,9 @@ from cityseg.losses import cross_entropy
 from cityseg.metrics import mean_iou
 from cityseg.model import UNet, initial_model
 from cityseg.samples import EpochBatches, TrainBatch, normalise, train_loader, val_loader
+
+LOCK_TIMEOUT_S: Final = 20
+"""How long a cell that another process holds is waited for."""
 
 FINITE_CHECK_STEPS: Final = 50
 """Steps between looks at the losses: each look makes a GPU wait."""
@@ -153,18 +158,37 @@ def train_cell(
     """`fit` in a cell's folder: checks what is there, and leaves the reason there if it fails.
 
     Raises:
-        InputError, TrainingError: as `fit`; the reason is also in the cell's failure.txt.
+        InputError: as `fit`, or another process trains this cell.
+        TrainingError: as `fit`; the reason is also in the cell's failure.txt.
     """
-    _claim(cell, config)
-    if cell.status() == "done":
-        shutil.rmtree(cell.state.parent, ignore_errors=True)
-        return
-    cell.failure.unlink(missing_ok=True)
+    with _only_trainer(cell):
+        _claim(cell, config)
+        if cell.status() == "done":
+            shutil.rmtree(cell.state.parent, ignore_errors=True)
+            return
+        cell.failure.unlink(missing_ok=True)
+        try:
+            yield from fit(config, train, val, cell, device)
+        except (InputError, TrainingError) as error:
+            atomic.write_text(cell.failure, f"{error}\n")
+            raise
+
+
+@contextlib.contextmanager
+def _only_trainer(cell: Cell) -> Iterator[None]:
+    """Hold the cell's lock. A killed study's worker may live a little longer than its driver."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(cell.lock)
     try:
-        yield from fit(config, train, val, cell, device)
-    except (InputError, TrainingError) as error:
-        atomic.write_text(cell.failure, f"{error}\n")
-        raise
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except filelock.Timeout:
+        raise InputError(
+            f"{cell.folder} is being trained by another process", remedy="wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def start_run(config: Config, device: torch.device) -> Run:

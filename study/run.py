@@ -1,5 +1,6 @@
 """`python -m study.run`: k-fold cross-validation, one Ray Tune trial a fold, resumable at will."""
 
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class Arguments:
 @user_command
 def main() -> int:
     """Run the command line; returns its exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m study.run", description=Arguments.__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m study.run", description=inspect.getdoc(Arguments))
     console = Console(soft_wrap=True, highlight=False)
     plan = resolve(
         arguments.config,

@@ -103,7 +103,8 @@ def assert_same_result(cell: Cell, wanted: Cell) -> None:
 def test_a_finished_cell_keeps_exactly_this(unbroken: Cell, split):
     files = {str(p.relative_to(unbroken.folder)) for p in unbroken.folder.rglob("*") if p.is_file()}
     predictions = {file for file in files if file.startswith("predictions/")}
-    assert files - predictions == {"config.yaml", "epochs.csv", "best.safetensors", "confusion.npz"}
+    kept = {"config.yaml", "epochs.csv", "best.safetensors", "confusion.npz"}
+    assert files - predictions == {*kept, ".lock"}
     assert len(predictions) == 2
     assert not unbroken.state.parent.exists()
 
@@ -503,3 +504,17 @@ def test_loading_processes_are_as_asked_else_for_gpus_alone():
     assert loader_workers(Resources(), CPU) == 0
     assert loader_workers(Resources(cpus_per_trial=4), cuda) == 3
     assert loader_workers(Resources(cpus_per_trial=64), cuda) == 8
+
+
+def test_two_processes_do_not_train_one_cell(
+    split: tuple[list[Frame], list[Frame]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cityseg.train.LOCK_TIMEOUT_S", 0.1)
+    cell = Cell(tmp_path / "cell")
+    first = train_cell(CONFIG, *split, cell, CPU)
+    next(first)
+    with pytest.raises(InputError, match="being trained by another process"):
+        next(train_cell(CONFIG, *split, cell, CPU))
+    assert not cell.failure.exists()
+    first.close()
+    assert next(train_cell(CONFIG, *split, cell, CPU)).epoch == 2
