@@ -1,10 +1,11 @@
 # Everything is done in .venv, which the first target makes.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test check setup
 
-run: setup ## the paper's study on the embedded city, then its tables and figures
+run: .venv/run-installed ## the paper's study on the embedded city, then its tables and figures
 	$(BIN)/python -m study.run --folds 3
 	$(BIN)/python -m study.analyze
 
@@ -17,9 +18,14 @@ check: setup ## lint, format, types, directions of import
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-setup: .venv/installed
+setup: .venv/dev-installed
 
-.venv/installed: pyproject.toml
+.venv/run-installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(PIP_INSTALL) -e .
+	touch $@
+
+.venv/dev-installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP_INSTALL) -e ".[dev]"
 	touch $@
