@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import Field, ValidationError
 
-from cityseg import atomic
+from cityseg import atomic, parallel
 from cityseg.config import Section
 from cityseg.data import Frame, read_target
 from cityseg.errors import InputError
-from cityseg.labels import CLASS_NAMES, IGNORE, NUM_CLASSES
+from cityseg.labels import IGNORE, NUM_CLASSES
 
 CANDIDATES: Final = 500
 """Seeded assignments of cities to folds that are compared."""
@@ -42,6 +42,12 @@ class FoldsFile(Section):
     def content_hash(self) -> str:
         """sha256 over the folds' frame names, in order."""
         return hashlib.sha256(json.dumps(self.folds).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line: how many folds, by what, and how many frames validate in each."""
+        sizes = ", ".join(str(len(fold)) for fold in self.folds)
+        how = "as given" if self.grouping == "given" else f"by {self.grouping}, seed {self.seed}"
+        return f"folds: {len(self.folds)} {how}, of {sizes} frames"
 
     def split(self, frames: list[Frame], fold: int) -> tuple[list[Frame], list[Frame]]:
         """Training and validation frames of a fold (from 1), sorted by name.
@@ -92,10 +98,16 @@ def _group_cities(frames: list[Frame], count: int, seed: int) -> list[list[str]]
 def _classes_of_cities(frames: list[Frame]) -> dict[str, Bool[np.ndarray, "19"]]:
     """Which classes occur in each city's labels."""
     occurs = {frame.city: np.zeros(NUM_CLASSES, bool) for frame in frames}
-    for frame in frames:
-        ids = np.unique(read_target(frame.label))
-        occurs[frame.city][ids[ids != IGNORE]] = True
+    found = parallel.each(_classes_of_label, [frame.label for frame in frames], "reading labels")
+    for frame, classes in zip(frames, found, strict=True):
+        occurs[frame.city] |= classes
     return occurs
+
+
+def _classes_of_label(label: Path) -> Bool[np.ndarray, "19"]:
+    """Which classes occur in a label map."""
+    counts = np.bincount(read_target(label).ravel(), minlength=IGNORE + 1)
+    return counts[:NUM_CLASSES] > 0
 
 
 def assign_cities(
@@ -158,12 +170,6 @@ def _badness(
         sizes[fold] += frames_of[city]
         occurs[fold] |= classes_of[city]
     return int((~occurs).sum()), max(sizes) - min(sizes)
-
-
-def missing_classes(frames: list[Frame]) -> list[str]:
-    """Names of the classes that occur in none of the frames' labels."""
-    occurs = np.logical_or.reduce(list(_classes_of_cities(frames).values()))
-    return [name for name, there in zip(CLASS_NAMES, occurs, strict=True) if not there]
 
 
 def write_folds(path: Path, folds: FoldsFile) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -154,7 +154,7 @@ def _stop_unless_finite(
 
 def train_cell(
     config: Config, train: list[Frame], val: list[Frame], cell: Cell, device: torch.device
-) -> Iterator[Epoch]:
+) -> Generator[Epoch, None, None]:
     """`fit` in a cell's folder: checks what is there, and leaves the reason there if it fails.
 
     Raises:

@@ -55,7 +55,9 @@ class Arguments:
 @user_command
 def main() -> int:
     """Run the command line; returns its exit code."""
-    arguments = tyro.cli(Arguments, prog="python -m study.run", description=inspect.getdoc(Arguments))
+    arguments = tyro.cli(
+        Arguments, prog="python -m study.run", description=inspect.getdoc(Arguments)
+    )
     console = Console(soft_wrap=True, highlight=False)
     plan = resolve(
         arguments.config,
@@ -69,6 +71,7 @@ def main() -> int:
     study = study_folder(arguments, plan)
     with only_driver(study):
         begin(study, plan, arguments.folds_file)
+        console.print(study.read_folds().describe(), markup=False)
         run_cells(study, console, arguments.dashboard)
         return conclude(study, console)
 

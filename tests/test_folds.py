@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CITIES, FRAME_SIZE, scene, write_frame
+from tiny import CITIES
 
 from cityseg.data import CITYSCAPES_TRAIN, Frame
 from cityseg.errors import InputError
@@ -17,7 +17,6 @@ from cityseg.folds import (
     assign_cities,
     check_folds,
     make_folds,
-    missing_classes,
     read_folds,
     write_folds,
 )
@@ -142,14 +141,12 @@ def test_an_assignment_is_a_function_of_the_seed():
     assert first == again != other
 
 
-def test_a_class_in_no_label_is_named(tmp_path: Path):
-    image, _ = scene(0)
-    only_road_and_sky = np.full(FRAME_SIZE, 7, np.uint8)
-    only_road_and_sky[:10] = 23
-    frame = write_frame(tmp_path, "train", "ulm_000000_000019", image, only_road_and_sky)
-    lacking = missing_classes([frame])
-    assert len(lacking) == 17
-    assert not {"road", "sky"} & set(lacking)
+def test_folds_are_told_in_one_line(frames: list[Frame]):
+    assert (
+        make_folds(frames, 3, "cities", 7).describe()
+        == "folds: 3 by cities, seed 7, of 4, 4, 4 frames"
+    )
+    assert FoldsFile(folds=[["a"], ["b", "c"]]).describe() == "folds: 2 as given, of 1, 2 frames"
 
 
 @pytest.mark.parametrize("grouping", ["frames", "cities"])
