@@ -1,5 +1,6 @@
 """What a user sees of a study while it runs: read from the table on disk, like everything."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -52,15 +53,16 @@ def _progress(cell: Cell, fold: int, total: int) -> FoldProgress:
     return FoldProgress(fold, status, total, read_epochs(cell.epochs), reason)
 
 
-def progress_table(folds: list[FoldProgress], title: str) -> Table:
-    """The live table: a row a fold; 80 columns are enough."""
+def progress_table(folds: list[FoldProgress], title: str, running: Collection[int] = ()) -> Table:
+    """The live table: a row a fold, those in `running` named so; 80 columns are enough."""
     table = Table(title=title)
     table.add_column("fold", justify="right")
-    table.add_column("state")
-    for name in ("epoch", "train loss", "val loss", "lr", "mIoU", "best", "ETA"):
-        table.add_column(name, justify="right")
+    table.add_column("state", no_wrap=True)
+    for name in ("epoch", "loss", "val loss", "lr", "mIoU", "best", "ETA"):
+        table.add_column(name, justify="right", no_wrap=True)
     for fold in folds:
-        table.add_row(str(fold.fold), fold.status, *_cells(fold))
+        state = "running" if fold.fold in running else fold.status
+        table.add_row(str(fold.fold), state, *_cells(fold))
     return table
 
 
@@ -109,6 +111,8 @@ class Watch:
         self.kind = record.data.kind
         self.count = record.config.folds.count
         self.total = record.config.train.epochs
+        self.running: set[int] = set()
+        """Folds at work now."""
         self._live = Live(
             get_renderable=self.table, console=console, refresh_per_second=2, transient=True
         )
@@ -138,4 +142,4 @@ class Watch:
     def table(self) -> Table:
         """The live table as it stands."""
         synthetic = ", synthetic data" if self.kind == "synthetic" else ""
-        return progress_table(self.folds(), f"study {self.name}{synthetic}")
+        return progress_table(self.folds(), f"study {self.name}{synthetic}", self.running)

@@ -103,6 +103,18 @@ class Report(tune.Callback):
         """Tune pickles a copy that is never used: it holds nothing."""
         return {}
 
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A cell is at work, for the first time or again."""
+        self.watch.running.add(trial.config["fold"])
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A cell has ended."""
+        self.watch.running.discard(trial.config["fold"])
+
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
@@ -116,6 +128,7 @@ class Report(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A cell crashed more often than it is retried."""
+        self.watch.running.discard(trial.config["fold"])
         lines = str(trial.get_error()).strip().splitlines() or ["unknown"]
         reason = f"crashed {MAX_FAILURES + 1} times, the last: {lines[-1]}"
         cell = self.watch.study.cell(trial.config["variant"], trial.config["fold"])

@@ -33,6 +33,15 @@ def test_the_live_table_fits_eighty_columns(tmp_path: Path):
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "3/4" in text and "0.4000" in text and "0:02" in text
+    assert "unfinished" in text and "running" not in text
+
+
+def test_a_fold_at_work_is_called_running(tmp_path: Path):
+    study = make_study(tmp_path / "results")
+    console = Console(width=80, record=True)
+    console.print(progress_table(progress(study, folds=3, total=EPOCHS), "study", running={2}))
+    states = [line.split()[3] for line in console.export_text().splitlines() if "0/4" in line]
+    assert states == ["pending", "running", "pending"]
 
 
 def test_a_synthetic_study_says_so_while_it_runs(tmp_path: Path):
