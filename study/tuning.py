@@ -24,14 +24,14 @@ RAY_ENVIRONMENT: Final = {
 for _key, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
-import ray  # noqa: E402  (its environment comes first)
-from ray import tune  # noqa: E402
-from ray.tune.experiment import Trial  # noqa: E402
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
 
-from cityseg import atomic  # noqa: E402
-from study.console import Watch  # noqa: E402
-from study.resources import Allotment, Machine  # noqa: E402
-from study.trial import SLOT, trainable, trial_name  # noqa: E402
+from cityseg import atomic
+from study.console import Watch
+from study.resources import Allotment, Machine
+from study.trial import SLOT, trainable, trial_name
 
 # Tune would advise to continue by `Tuner.restore`, which knows nothing of the study's folder
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
