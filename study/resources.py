@@ -66,14 +66,24 @@ class Allotment:
         )
 
 
-def allot(config: Config, cells: int, machine: Machine) -> Allotment:
-    """Share a machine among `cells` cells.
+def allot(
+    config: Config, cells: int, machine: Machine, settled_cpus: int | None = None
+) -> Allotment:
+    """Share a machine among `cells` cells, finished ones included.
 
     With GPUs, as many at once as `resources.gpus_per_trial` lets on; without, as many as cores and
-    memory allow, at least one. The same for a study's every start, finished cells included, as
-    the number of threads can move the last bit of a result.
+    memory allow, at least one. There the number of threads can move the last bit of a result, so
+    that a continued study keeps the one it began with.
+
+    Args:
+        config: of the study.
+        cells: in all.
+        machine: what there is.
+        settled_cpus: threads a cell at the study's first start, if it had one.
     """
     wanted = config.resources
+    if settled_cpus and not machine.gpus and wanted.cpus_per_trial is None:
+        wanted = wanted.model_copy(update={"cpus_per_trial": settled_cpus})
     memory = cell_memory_bytes(config, on_gpu=machine.gpus > 0)
     if machine.gpus:
         most = machine.gpus * math.floor(1 / wanted.gpus_per_trial)

@@ -99,17 +99,19 @@ def run_cells(study: Study, console: Console, dashboard: bool) -> None:
     Raises:
         InputError: the encoder's weights or the disk space are not to be had.
     """
-    config = study.read().config
+    record = study.read()
+    config = record.config
     folds = range(1, config.folds.count + 1)
     todo = [fold for fold in folds if study.cell(0, fold).status() != "done"]
     if not todo:
         return
     encoder_weights(config.model)  # fetched here once, before all cells want it
     machine = Machine.here()
-    allotment = allot(config, len(folds), machine)
+    allotment = allot(config, len(folds), machine, record.cpus_per_trial)
     needed = disk_bytes(config, len(todo), allotment.slots)
     check_disk(study.folder, needed)
     console.print(f"{allotment.describe(machine)}; disk: up to {needed / 1e9:.1f} GB")
+    study.write(record.model_copy(update={"cpus_per_trial": allotment.cpus}))
     from study.tuning import train_cells  # Ray takes seconds to import: not before it is needed
 
     train_cells(Watch(study, console), todo, allotment, dashboard)

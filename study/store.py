@@ -49,6 +49,8 @@ class StudyRecord(Section):
     data: DataRecord
     folds_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     config: Config
+    cpus_per_trial: int | None = None
+    """CPU threads of a cell, settled at the first start."""
     versions: dict[str, str]
     hardware: dict[str, str]
 

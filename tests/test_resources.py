@@ -32,6 +32,17 @@ def test_cores_are_shared_evenly():
     assert allot(SMALL, 3, Machine(16, 24 * GB, 0)).cpus == 5
 
 
+def test_a_continued_study_keeps_its_threads_though_memory_went():
+    begun = allot(SMALL, 3, Machine(4, 24 * GB, 0))
+    assert (begun.slots, begun.cpus) == (3, 1)
+    squeezed = Machine(4, int(1.5 * GB), 0)
+    assert allot(SMALL, 3, squeezed).cpus == 4
+    continued = allot(SMALL, 3, squeezed, settled_cpus=begun.cpus)
+    assert (continued.slots, continued.cpus) == (1, 1)
+    chosen = parse({"resources": {"memory_gb": 1, "cpus_per_trial": 2}}, "test")
+    assert allot(chosen, 3, squeezed, settled_cpus=1).cpus == 2
+
+
 @pytest.mark.parametrize(("share", "slots"), [(1.0, 2), (0.5, 4), (0.33, 6), (0.6, 2)])
 def test_gpus_limit_the_cells_at_a_time(share: float, slots: int):
     config = parse({"resources": {"gpus_per_trial": share}}, "test")

@@ -361,4 +361,5 @@ def test_the_record_says_what_was_run(calm: tuple[Study, object], tiny_city: Pat
     assert record["data"]["kind"] == "other"
     assert record["data"]["cities"] == {"aachen": 4, "bochum": 4, "ulm": 4}
     assert "--folds 3" in record["command"]
+    assert record["cpus_per_trial"] == 1
     assert {"torch", "ray", "python"} <= record["versions"].keys()
