@@ -289,8 +289,7 @@ def test_torchvisions_name_finds_the_file_in_the_hubs_folder(
     cached.write_bytes(resnet18_file.read_bytes())
     with pytest.raises(InputError, match="damaged: expected sha256 f37072fd"):
         initial_model(IMAGENET, seed=0)
-    true_checksum = lambda path: "f37072fd" + "0" * 56  # noqa: E731
-    monkeypatch.setattr("cityseg.model.sha256_of", true_checksum)
+    monkeypatch.setattr("cityseg.model.sha256_of", lambda path: "f37072fd" + "0" * 56)
     assert_encoder_is(initial_model(IMAGENET, seed=0), resnet18_file)
 
 

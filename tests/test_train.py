@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,14 @@ def split(frames: list[Frame]) -> tuple[list[Frame], list[Frame]]:
     return train, [frame for frame in frames if frame.city == "ulm"]
 
 
-Start = Callable[..., Iterator[Epoch]]
+Start = Callable[..., Generator[Epoch, None, None]]
 
 
 @pytest.fixture(scope="module")
 def start(split: tuple[list[Frame], list[Frame]]) -> Start:
     """Begin, or go on with, a training in a folder."""
 
-    def begin(folder: Path, config: Config = CONFIG) -> Iterator[Epoch]:
+    def begin(folder: Path, config: Config = CONFIG) -> Generator[Epoch, None, None]:
         return train_cell(config, *split, Cell(folder), CPU)
 
     return begin
@@ -219,7 +219,7 @@ def test_cut_off_between_epochs(start: Start, unbroken: Cell, tmp_path: Path, fi
     broken = start(tmp_path)
     for _ in range(finished):
         next(broken)
-    broken.close()  # pyright: ignore[reportAttributeAccessIssue]
+    broken.close()
     assert Cell(tmp_path).status() == "unfinished"
     assert [epoch.epoch for epoch in start(tmp_path)] == [2][finished - 1 :]
     assert_same_result(Cell(tmp_path), unbroken)
@@ -328,7 +328,7 @@ def test_the_number_of_loading_processes_changes_nothing(
     with_workers = CONFIG.model_copy(update={"resources": Resources(workers=2)})
     broken = start(tmp_path)
     next(broken)
-    broken.close()  # pyright: ignore[reportAttributeAccessIssue]
+    broken.close()
     list(start(tmp_path, with_workers))
     assert_same_result(Cell(tmp_path), unbroken)
 
@@ -451,8 +451,7 @@ def test_the_best_weights_stay_when_a_later_epoch_is_worse(
     right[:, 0, 0] = wrong[:, 0, 1] = 1
     scores = {1: Evaluation([], 2.0, right, right), 2: Evaluation([], 1.0, wrong, wrong)}
     cell = Cell(tmp_path)
-    epoch_to_score = lambda *_: scores[len(read_epochs(cell.epochs)) + 1]  # noqa: E731
-    monkeypatch.setattr(room, "evaluate", epoch_to_score)
+    monkeypatch.setattr(room, "evaluate", lambda *_: scores[len(read_epochs(cell.epochs)) + 1])
     if cut_at:
         with monkeypatch.context() as patch:
             patch.setattr(room, "_settle_best", cutting(room._settle_best, cut_at, after=False))
