@@ -8,12 +8,15 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cityseg.errors import InputError
+
+STUDY_SECTION: Final = "search"
+"""Top-level section of a configuration file that is a study's alone: which rows it is to try."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=32, le=16384)]
@@ -26,6 +29,9 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+Settings = TypeVar("Settings", bound=Section)
 
 
 class Augment(Section):
@@ -190,6 +196,8 @@ def shipped(name: str) -> Path:
 def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
     """Read a configuration: the defaults, then the YAML file, then each `KEY=VALUE`.
 
+    A `search` section is left out: it says which configurations a study tries beside this one.
+
     Args:
         path: a YAML mapping of (some of) the sections; None for the defaults alone.
         overrides: dotted keys with YAML values, such as `train.lr=3e-4`; the last one wins.
@@ -197,18 +205,49 @@ def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
     Raises:
         InputError: an unreadable file, an unknown key, a value of the wrong type or range.
     """
-    settings = {} if path is None else _read_yaml(path)
-    for word in overrides:
-        _override(settings, word)
+    settings = override({} if path is None else read_settings(path), overrides)
+    settings.pop(STUDY_SECTION, None)
     return parse(settings, source=str(path or "configuration"))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The plain settings of a YAML file, not validated; a bare name may be a shipped one's.
+
+    Raises:
+        InputError: the file cannot be read or is no mapping.
+    """
+    if path.is_file() or path.name != str(path):
+        return read_mapping(path)
+    return read_mapping(shipped(path.name))
+
+
+def override(settings: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
+    """Lay `KEY=VALUE` words over plain settings; the given ones stay as they are.
+
+    Raises:
+        InputError: a word of another form.
+    """
+    settings = dict(settings)
+    for word in words:
+        _override(settings, word)
+    return settings
 
 
 def parse(settings: dict[str, Any], source: str) -> Config:
     """Validate plain settings; `source` names them in the message of an InputError."""
+    return validate(Config, settings, source)
+
+
+def validate(section: type[Settings], settings: dict[str, Any], source: str) -> Settings:
+    """Validate plain settings as a section.
+
+    Raises:
+        InputError: with every problem, `source` named first.
+    """
     try:
-        return Config.model_validate(settings)
+        return section.model_validate(settings)
     except ValidationError as error:
-        problems = "; ".join(_problem(entry) for entry in error.errors())
+        problems = "; ".join(_problem(entry, section) for entry in error.errors())
         raise InputError(f"{source}: {problems}") from None
 
 
@@ -230,7 +269,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also UnicodeDecodeError, or the date 2001-99-99
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a YAML file", got=reason) from None
     if not isinstance(settings, dict):
@@ -241,19 +280,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_file() or path.name != str(path):
-        return read_mapping(path)
-    return read_mapping(shipped(path.name))
-
-
 def _override(settings: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
         raise InputError("setting", got=repr(word), expected="KEY=VALUE, such as train.lr=3e-4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise InputError(f"setting {key}", got=repr(text), expected="a YAML value") from None
     *sections, leaf = key.split(".")
     for section in sections:
@@ -262,15 +295,16 @@ def _override(settings: dict[str, Any], word: str) -> None:
     settings[leaf] = value
 
 
-def _problem(entry: Any) -> str:
+def _problem(entry: Any, section: type[Section]) -> str:
     """One pydantic error as `key: what (got ...)`, with the nearest key where one is unknown."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.5)
+        known = [*_known_keys(section), *([STUDY_SECTION] if section is Config else [])]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = (
             f", did you mean {near[0]}?"
             if near
-            else f", known are {', '.join(Config.model_fields)}"
+            else f", known are {', '.join(section.model_fields)}"
         )
         return f"unknown key {key}{hint}"
     message = entry["msg"].removeprefix("Value error, ")

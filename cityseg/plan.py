@@ -1,12 +1,12 @@
 """From what was typed to what will be trained: configuration, data set and folds."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cityseg import minicity
-from cityseg.config import Config, load, shipped
+from cityseg.config import STUDY_SECTION, Config, override, parse, read_settings, shipped
 from cityseg.data import Frame, Kind, index, kind, resolve_root
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile, check_folds, make_folds, read_folds
@@ -23,6 +23,8 @@ class Plan:
     kind: Kind
     frames: list[Frame]
     """All of the train split."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """The configuration's `search` section, not validated: it is the study's."""
 
     def describe_data(self) -> str:
         """One line: which data set, why, and how large."""
@@ -47,19 +49,34 @@ def resolve(
 
     Data: as given, else the environment's CITYSCAPES_DATASET, else the embedded city (generated
     once and kept in the user's cache). Configuration: as given, else the paper's, or demo.yaml for
-    the embedded city. `KEY=VALUE` overrides win over the options, those over the file.
+    the embedded city; a file that holds nothing but a `search` section is laid over these.
+    `KEY=VALUE` overrides win over the options, those over the file.
 
     Raises:
         InputError: a bad setting, or no data set there.
     """
     root = resolve_root(data)
-    source = config or shipped("paper.yaml" if root else "demo.yaml")
+    usual = shipped("paper.yaml" if root else "demo.yaml")
+    source = config or usual
     options = {"folds.count": folds, "folds.grouping": grouping, "seed": seed}
     words = tuple(f"{key}={value}" for key, value in options.items() if value is not None)
-    settings = load(source, (*words, *overrides))
-    root = root or minicity.ensure(settings.city)
+    settings = read_settings(source)
+    if set(settings) == {STUDY_SECTION}:
+        settings |= read_settings(usual)
+    settings = override(settings, (*words, *overrides))
+    search = settings.pop(STUDY_SECTION, None)
+    parsed = parse(settings, source=str(source))
+    root = root or minicity.ensure(parsed.city)
     frames = index(root, "train")
-    return Plan(settings, source, root, kind(root, frames), frames)
+    return Plan(parsed, source, root, kind(root, frames), frames, _as_mapping(search, source))
+
+
+def _as_mapping(search: object, source: Path) -> dict[str, Any]:
+    if search is None:
+        return {}
+    if not isinstance(search, dict):
+        raise InputError(f"{source}: {STUDY_SECTION}", got=repr(search), expected="a mapping")
+    return search
 
 
 def plan_folds(plan: Plan, folds_file: Path | None) -> FoldsFile:
@@ -80,12 +97,18 @@ def plan_folds(plan: Plan, folds_file: Path | None) -> FoldsFile:
                 got=f"{len(folds.folds)} folds",
                 expected=f"{wanted.count} (--folds)",
             )
-    _check_sizes(folds, len(plan.frames), plan.config.train.batch_size)
+    check_batch(folds, plan.config.train.batch_size)
     return folds
 
 
-def _check_sizes(folds: FoldsFile, frames: int, batch_size: int) -> None:
-    smallest = frames - max(len(fold) for fold in folds.folds)
+def check_batch(folds: FoldsFile, batch_size: int) -> None:
+    """Refuse a batch that no fold's training part fills.
+
+    Raises:
+        InputError: with the largest possible.
+    """
+    sizes = [len(fold) for fold in folds.folds]
+    smallest = sum(sizes) - max(sizes)
     if smallest < batch_size:
         raise InputError(
             "train.batch_size",

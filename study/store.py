@@ -2,24 +2,29 @@
 
     results/<study>/study.yaml       what was asked, on which data, with which versions
                     folds.json       which frame validates in which fold
-                    v000/f1/         a cell: variant 0 (the configuration as given), fold 1
+                    v003/row.yaml    a row (variant 3): its values over the base configuration
+                    v003/pruned.txt  why the row was stopped early, if it was
+                    v003/f1/         a cell: variant 3, fold 1
 
 The table on disk is the truth: a study is resumed, watched and analysed from it alone.
 """
 
+import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from cityseg import atomic
 from cityseg.cell import Cell
-from cityseg.config import Config, Section, read_mapping
+from cityseg.config import Config, Section, read_mapping, validate
 from cityseg.data import Kind
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile, read_folds
+from study.space import Origin, Parameters, Search, apply
 
 SCHEMA: Final = 1
 
@@ -42,6 +47,8 @@ class StudyRecord(Section):
 
     schema_version: Literal[1] = SCHEMA
     name: str
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells this study from others of its name in a storage that a team shares."""
     created: str
     """Local time, ISO 8601 with offset."""
     command: str
@@ -49,10 +56,28 @@ class StudyRecord(Section):
     data: DataRecord
     folds_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     config: Config
+    """The base configuration: row 0."""
+    search: Search = Search()
+    """The other rows."""
+    storage: str | None = None
+    """Optuna's storage, without a password; None if all rows are given."""
     cpus_per_trial: int | None = None
     """CPU threads of a cell, settled at the first start."""
     versions: dict[str, str]
     hardware: dict[str, str]
+
+
+class Row(Section):
+    """row.yaml: one variant of a study. Written once, before anything of it runs."""
+
+    variant: int
+    """From 0, the base configuration."""
+    origin: Origin
+    parameters: Parameters
+    """Values over the base configuration, by dotted key."""
+
+
+BASE: Final = Row(variant=0, origin="base", parameters={})
 
 
 @dataclass(frozen=True)
@@ -92,7 +117,49 @@ class Study:
 
     def cell(self, variant: int, fold: int) -> Cell:
         """The cell of a variant (from 0) and a fold (from 1)."""
-        return Cell(self.folder / f"v{variant:03d}" / f"f{fold}")
+        return Cell(self.folder / variant_name(variant) / f"f{fold}")
+
+    def row_file(self, variant: int) -> Path:
+        """row.yaml of a variant."""
+        return self.folder / variant_name(variant) / "row.yaml"
+
+    def pruned_file(self, variant: int) -> Path:
+        """pruned.txt of a variant: why it was stopped early."""
+        return self.folder / variant_name(variant) / "pruned.txt"
+
+    def rows(self) -> list[Row]:
+        """All rows, by their number; the base row first.
+
+        Raises:
+            InputError: a row.yaml is damaged.
+        """
+        numbers = {int(path.parent.name[1:]) for path in self.folder.glob("v*/row.yaml")
+                   if re.fullmatch(r"v\d{3,}", path.parent.name)}  # fmt: skip
+        return [self.row(number) for number in sorted(numbers | {0})]
+
+    def row(self, variant: int) -> Row:
+        """A row.
+
+        Raises:
+            InputError: its row.yaml is missing or damaged.
+        """
+        path = self.row_file(variant)
+        if variant == 0 and not path.is_file():
+            return BASE
+        return validate(Row, read_mapping(path), str(path))
+
+    def write_row(self, row: Row) -> None:
+        """Write a row's file atomically."""
+        _write_yaml(self.row_file(row.variant), row)
+
+    def config(self, variant: int, record: StudyRecord) -> Config:
+        """The configuration of a variant.
+
+        Raises:
+            InputError: the row is missing, damaged, or does not fit the base configuration.
+        """
+        row = self.row(variant)
+        return apply(record.config, row.parameters, str(self.row_file(variant)))
 
     def read(self) -> StudyRecord:
         """Read study.yaml.
@@ -108,21 +175,25 @@ class Study:
                 expected=str(SCHEMA),
                 remedy="it was written by another version of this program",
             )
-        try:
-            return StudyRecord.model_validate(settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"{self.record_file}: {key}", got=first["msg"]) from None
+        return validate(StudyRecord, settings, str(self.record_file))
 
     def write(self, record: StudyRecord) -> None:
         """Write study.yaml atomically."""
-        text = yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        atomic.write_text(self.record_file, text)
+        _write_yaml(self.record_file, record)
 
     def read_folds(self) -> FoldsFile:
         """Read folds.json, its hash checked."""
         return read_folds(self.folds_file)
+
+
+def variant_name(variant: int) -> str:
+    """Such as `v003`."""
+    return f"v{variant:03d}"
+
+
+def _write_yaml(path: Path, section: Section) -> None:
+    text = yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    atomic.write_text(path, text)
 
 
 def newest(results: Path) -> Study:
