@@ -3,7 +3,8 @@
 All scores are divided once, out of confusion counts summed over a fold's frames.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,12 +14,14 @@ from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
 from cityseg.cell import Cell, Counts, read_confusion, read_epochs
-from cityseg.config import load
+from cityseg.config import Config, load
 from cityseg.data import Frame, read_image, read_target
 from cityseg.errors import InputError
 from cityseg.labels import IGNORE, NUM_CLASSES
 from cityseg.metrics import intersection_over_union, mean_iou
-from study.store import Study, StudyRecord
+from study.progress import Board, RowProgress, RowStatus
+from study.space import Objective, Origin, Parameters
+from study.store import BASE, Row, Study, StudyRecord, variant_name
 
 Choice = Literal["best", "last"]
 """best: by low-res mIoU on the very fold that is scored (the paper's way, it flatters); last: the
@@ -26,12 +29,16 @@ last epoch, chosen by nothing."""
 Resolution = Literal["low", "full"]
 """low: the network's input size, against resized labels; full: each frame's own size."""
 
-SCORE_COLUMNS: Final[tuple[tuple[Choice, Resolution], ...]] = (
-    ("best", "low"),
-    ("best", "full"),
-    ("last", "low"),
-    ("last", "full"),
-)
+OBJECTIVES: Final[dict[Objective, tuple[Choice, Resolution]]] = {
+    "best_low": ("best", "low"),
+    "best_full": ("best", "full"),
+    "last_low": ("last", "low"),
+    "last_full": ("last", "full"),
+}
+"""Choice and resolution of each score, by the names that a study compares its rows by."""
+SCORE_COLUMNS: Final = tuple(OBJECTIVES.values())
+FoldScores = dict[Objective, Float64[np.ndarray, " folds"]]
+"""One score for each fold, 0-1, by each objective."""
 SYNTHETIC: Final = "synthetic data (embedded city), not Cityscapes"
 """Stands on every table and figure that is made from the embedded city."""
 
@@ -81,7 +88,19 @@ class Variant:
     record: StudyRecord
     grouping: str
     folds: int
-    number: int = 0
+    config: Config
+    """The variant's own: the base one with the row's values laid over it."""
+    row: Row = BASE
+
+    @property
+    def number(self) -> int:
+        """Of the variant; 0 is the base configuration."""
+        return self.row.variant
+
+    @property
+    def suffix(self) -> str:
+        """What its files' names end with, so that none overwrites another's; empty for v000."""
+        return f"_{variant_name(self.number)}" if self.number else ""
 
     @property
     def data(self) -> str:
@@ -95,7 +114,7 @@ class Variant:
     @property
     def title(self) -> str:
         """Name of the study, and of the variant where it is not the base one."""
-        return self.record.name + (f" v{self.number:03d}" if self.number else "")
+        return self.record.name + (f" {variant_name(self.number)}" if self.number else "")
 
     @property
     def published(self) -> Published | None:
@@ -109,7 +128,7 @@ class Variant:
     def planned_epochs(self, fold: int) -> int:
         """Epochs that a cell trains for: by its own configuration once that is written."""
         path = self.cell(fold).config
-        return (load(path) if path.is_file() else self.record.config).train.epochs
+        return (load(path) if path.is_file() else self.config).train.epochs
 
 
 @dataclass(frozen=True)
@@ -192,6 +211,57 @@ class FoldTable:
 
 
 @dataclass(frozen=True)
+class VariantRow:
+    """One row of a study among the others."""
+
+    number: int
+    origin: Origin
+    parameters: Parameters
+    status: RowStatus
+    reason: str
+    """Why it was pruned or failed; empty otherwise."""
+    folds_done: int
+    epochs_done: int
+    """Of all folds."""
+    epochs: int
+    """Planned, of all folds."""
+    miou: FoldScores
+    """mIoU of each fold by each objective, 0-1; all NaN unless the row is done."""
+    difference: Spread
+    """To the base row by the study's objective, paired: mean and std of the differences fold by
+    fold, in mIoU. NaN unless both rows are done."""
+
+    def spread(self, objective: Objective) -> Spread:
+        """Mean and population std over all folds; NaN unless the row is done."""
+        return spread_of_all(self.miou[objective])
+
+
+@dataclass(frozen=True)
+class VariantTable:
+    """All rows of a study."""
+
+    variant: Variant
+    """The base row."""
+    objective: Objective
+    """What the rows are compared by."""
+    rows: tuple[VariantRow, ...]
+    """The finished ones by the objective, the best first; then the others by their number."""
+    planned: int
+    """Rows in all, those not yet asked for included."""
+
+    @property
+    def best(self) -> VariantRow | None:
+        """The finished row of the highest mean, the first of equals; None if none is done."""
+        first = self.rows[0]
+        return None if math.isnan(first.spread(self.objective).mean) else first
+
+    @property
+    def varied(self) -> list[str]:
+        """Dotted keys that the rows change, sorted."""
+        return sorted({key for row in self.rows for key in row.parameters})
+
+
+@dataclass(frozen=True)
 class ClassTable:
     """IoU of every class in every fold, at one resolution after one choice of epoch."""
 
@@ -251,10 +321,59 @@ def read_variant(study: Study, number: int = 0) -> Variant:
     """Open one row of a study's table.
 
     Raises:
-        InputError: study.yaml or folds.json is missing or damaged.
+        InputError: study.yaml, folds.json or the row's file is missing or damaged.
     """
-    folds = study.read_folds()
-    return Variant(study, study.read(), folds.grouping, len(folds.folds), number)
+    folds, record, row = study.read_folds(), study.read(), study.row(number)
+    config = study.config(number, record)
+    return Variant(study, record, folds.grouping, len(folds.folds), config, row)
+
+
+def variant_table(study: Study) -> VariantTable:
+    """Every row of a study, with the scores of those that are done.
+
+    Raises:
+        InputError: one of the study's files is missing or damaged.
+    """
+    board, base = Board.read(study), read_variant(study)
+    objective = board.objective
+    miou = {row.variant: _miou(base, row) for row in board}
+    baseline = miou[0][objective]
+    rows = [_variant_row(row, miou[row.variant], objective, baseline) for row in board]
+    rows.sort(key=lambda row: _rank(row, objective))
+    planned = max(len(rows), board.record.search.variants or 1)
+    return VariantTable(base, objective, tuple(rows), planned)
+
+
+def _variant_row(
+    row: RowProgress, miou: FoldScores, objective: Objective, baseline: np.ndarray
+) -> VariantRow:
+    return VariantRow(
+        number=row.variant,
+        origin=row.row.origin,
+        parameters=row.parameters,
+        status=row.status,
+        reason=" ".join(row.reason.split()),
+        folds_done=sum(cell.status == "done" for cell in row.cells),
+        epochs_done=sum(len(cell.epochs) for cell in row.cells),
+        epochs=sum(cell.total for cell in row.cells),
+        miou=miou,
+        difference=spread_of_all(miou[objective] - baseline),
+    )
+
+
+def _miou(base: Variant, row: RowProgress) -> FoldScores:
+    """mIoU of each fold of a row by each objective, out of the counts; NaN unless it is done."""
+    if row.status != "done":
+        return {objective: np.full(len(row.cells), np.nan) for objective in OBJECTIVES}
+    config = base.study.config(row.variant, base.record)
+    table = fold_table(replace(base, config=config, row=row.row))
+    return {objective: table.miou(*columns) for objective, columns in OBJECTIVES.items()}
+
+
+def _rank(row: VariantRow, objective: Objective) -> tuple[bool, float, int]:
+    """Sorts the rows that have a mean first, the highest before all; then by number."""
+    mean = row.spread(objective).mean
+    return (True, 0.0, row.number) if math.isnan(mean) else (False, -mean, row.number)
 
 
 def spread(values: Float64[np.ndarray, " n"]) -> Spread:
@@ -265,6 +384,11 @@ def spread(values: Float64[np.ndarray, " n"]) -> Spread:
     there = values[~np.isnan(values)]
     mean = float(there.mean()) if there.size else np.nan
     return Spread(mean, float(there.std()) if there.size > 1 else np.nan, there.size)
+
+
+def spread_of_all(values: Float64[np.ndarray, " n"]) -> Spread:
+    """Mean and population std; NaN if any value is: a row without one fold is not compared."""
+    return Spread(float(values.mean()), float(values.std()), values.size)
 
 
 def fold_table(variant: Variant) -> FoldTable:

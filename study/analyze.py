@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 from rich.console import Console
@@ -10,13 +10,19 @@ from rich.console import Console
 from cityseg.data import index
 from cityseg.errors import InputError, user_command
 from study import analysis, plots, tables
-from study.store import Study, newest
+from study.lookup import find
+
+ROWS_SHOWN: Final = 30
+"""Rows up to which the terminal shows every one; the files hold all."""
+WIDE_CHARS: Final = 90
+"""Width from which the terminal has room for all columns of the rows."""
 
 
 def analyze(
     study: Annotated[str | None, tyro.conf.Positional] = None,
     results: Path = Path("results"),
     out: Path | None = None,
+    variant: int | None = None,
 ) -> int:
     """Tables and figures of a study, finished or still running.
 
@@ -26,34 +32,46 @@ def analyze(
         results: Folder that holds the studies.
         out: Where tables and histories go. By default `analysis/` in the study's folder. Panels
             always go there: the licence of the frames they show may forbid to pass them on.
+        variant: Number of the row that is shown fold by fold. By default the best finished one.
     """
-    chosen = newest(results) if study is None else find(study, results)
-    variant = analysis.read_variant(chosen)
-    console = Console()
-    written = report_tables(console, variant, out or chosen.analysis)
-    written += write_histories(variant, out or chosen.analysis)
-    panels, notes = write_panels(variant)
+    chosen, console = find(study, results), Console()
+    folder = out or chosen.analysis
+    rows = analysis.variant_table(chosen)
+    row = analysis.read_variant(chosen, choose(rows, variant))
+    written = report_rows(console, rows, folder) if rows.planned > 1 else []
+    written += report_tables(console, row, folder)
+    written += write_histories(row, folder)
+    panels, notes = write_panels(row)
     for line in (*notes, "Written:", *written, *panels):
         console.print(str(line), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def find(study: str, results: Path) -> Study:
-    """A study by its name within `results`, or by its path.
+def choose(rows: analysis.VariantTable, wanted: int | None) -> int:
+    """The row to be shown fold by fold: the one wanted, else the best finished one, else v000.
 
     Raises:
-        InputError: neither is there.
+        InputError: the study has no such row.
     """
-    for candidate in (Study(results / study), Study(Path(study))):
-        if candidate.exists():
-            return candidate
-    known = sorted(path.parent.name for path in results.glob("*/study.yaml"))
-    raise InputError(
-        f"no study {study}",
-        got=f"neither {results / study} nor {study} holds a study.yaml",
-        expected=f"one of {', '.join(known)}" if known else None,
-        remedy="" if known else "make one with: python -m study.run",
-    )
+    if wanted is None:
+        return rows.best.number if rows.best else 0
+    numbers = {row.number for row in rows.rows}
+    if wanted not in numbers:
+        raise InputError(
+            f"study {rows.variant.title}", got=f"--variant {wanted}",
+            expected=f"one of its {len(numbers)} rows, 0 to {max(numbers)}",
+        )  # fmt: skip
+    return wanted
+
+
+def report_rows(console: Console, rows: analysis.VariantTable, folder: Path) -> list[Path]:
+    """Print the table of all rows, of many the first, and write it; returns the files."""
+    text = tables.variant_text(rows, ROWS_SHOWN)
+    if console.width < WIDE_CHARS:
+        text = text.drop(columns="Epochs")
+    tables.show(console, text, tables.variant_caption(rows, ROWS_SHOWN))
+    printed = [(tables.variant_text(rows), tables.variant_caption(rows))]
+    return tables.write_table(folder / "variants", tables.variant_numbers(rows), printed)
 
 
 def report_tables(console: Console, variant: analysis.Variant, folder: Path) -> list[Path]:
@@ -67,9 +85,13 @@ def report_tables(console: Console, variant: analysis.Variant, folder: Path) -> 
     tables.show(console, *printed[-1])
     return [
         *tables.write_table(
-            folder / "table1", tables.fold_numbers(folds), [(fold_text, fold_caption)]
+            folder / f"table1{variant.suffix}",
+            tables.fold_numbers(folds),
+            [(fold_text, fold_caption)],
         ),
-        *tables.write_table(folder / "classes", tables.class_numbers(classes), printed),
+        *tables.write_table(
+            folder / f"classes{variant.suffix}", tables.class_numbers(classes), printed
+        ),
     ]
 
 
@@ -80,7 +102,9 @@ def write_histories(variant: analysis.Variant, folder: Path) -> list[Path]:
         if record := analysis.history(variant, fold):
             figure = plots.draw_history(record)
             written += plots.save(
-                figure, folder / f"history_f{fold}", f"{record.title}; {record.data}"
+                figure,
+                folder / f"history{variant.suffix}_f{fold}",
+                f"{record.title}; {record.data}",
             )
     return written
 
@@ -98,7 +122,7 @@ def write_panels(variant: analysis.Variant) -> tuple[list[Path], list[str]]:
         frames = {frame.name: frame for frame in index(root, "train")}
         for fold in range(1, variant.folds + 1):
             if record := analysis.panel(variant, fold, frames):
-                stem = variant.study.analysis / f"panel_f{fold}"
+                stem = variant.study.analysis / f"panel{variant.suffix}_f{fold}"
                 subject = f"{record.title}; {record.data}"
                 written += plots.save(plots.draw_panel(record), stem, subject)
     except InputError as error:

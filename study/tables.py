@@ -1,5 +1,8 @@
 """Tables for people: as data frames, on the terminal, in CSV, Markdown and LaTeX."""
 
+import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,8 +22,13 @@ from study.analysis import (
     FoldTable,
     Published,
     Variant,
+    VariantRow,
+    VariantTable,
     spread,
 )
+from study.parameters import in_short, short_names
+from study.space import Objective
+from study.store import variant_name
 
 FOLD_HEADINGS: Final = {
     "best_low": "Low-Res mIoU",
@@ -30,12 +38,32 @@ FOLD_HEADINGS: Final = {
     "paper_low": "Paper: Low-Res",
     "paper_full": "Paper: Full-Res",
 }
+OBJECTIVE_WORDS: Final[dict[Objective, str]] = {
+    "best_low": "low-res mIoU of the best epoch by low-res mIoU",
+    "best_full": "full-res mIoU of the best epoch by low-res mIoU",
+    "last_low": "low-res mIoU of the last epoch",
+    "last_full": "full-res mIoU of the last epoch",
+}
+COMPANION: Final[dict[Objective, Objective]] = {
+    "best_low": "last_low",
+    "best_full": "last_full",
+    "last_low": "best_low",
+    "last_full": "best_full",
+}
+"""The other choice of epoch: what stands beside the objective where there is room for one more."""
+WORDY: Final = ("Row", "Values", "State")
+"""Headings of columns that hold words: set to the left, and broken where they are long."""
+WORD_CHARS: Final = 24
+"""A longer word, such as a path, is broken, too."""
 NO_VALUE: Final = "–"
 TEX_SPECIAL: Final = str.maketrans(
     {
         **{char: f"\\{char}" for char in "&%$#_{}"},
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
+        "|": r"\textbar{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
     }
     | {"^": r"\textasciicircum{}", NO_VALUE: "--"}
 )
@@ -96,9 +124,10 @@ def fold_text(table: FoldTable) -> pd.DataFrame:
 def fold_caption(table: FoldTable) -> str:
     """What must be known to read Table 1."""
     variant = table.variant
-    height, width = variant.record.config.data.input_size
+    height, width = variant.config.data.input_size
     words = [
         f"Study {variant.title}: {variant.folds} folds by {variant.grouping} on {variant.data}.",
+        *row_words(variant),
         f"Low-Res is {height}x{width}, Full-Res each frame's own size.",
         "The first scores are of the best epoch by low-res mIoU, chosen on the fold that is scored,"
         " as in the paper; Last is the last epoch.",
@@ -106,6 +135,12 @@ def fold_caption(table: FoldTable) -> str:
     ]
     words += [f"Missing: {'; '.join(table.missing)}."] if table.missing else []
     return " ".join(words)
+
+
+def row_words(variant: Variant) -> list[str]:
+    """The row's exact values, where it is not the base one."""
+    values = [f"{key}={json.dumps(value)}" for key, value in variant.row.parameters.items()]
+    return [f"Over the base configuration: {', '.join(values)}."] if variant.number else []
 
 
 def class_numbers(tables: Sequence[ClassTable]) -> pd.DataFrame:
@@ -146,6 +181,7 @@ def class_caption(table: ClassTable) -> str:
     words = [
         f"Study {variant.title}: IoU by class at {table.resolution} resolution,"
         f" {table.choice} epoch, {variant.folds} folds by {variant.grouping} on {variant.data}.",
+        *row_words(variant),
         f"{NO_VALUE}: the class occurs neither in the fold's labels nor in its predictions;"
         " Mean and Std (population) are over the folds that have it, counted under Folds.",
     ]
@@ -153,16 +189,120 @@ def class_caption(table: ClassTable) -> str:
     return " ".join(words)
 
 
+def variant_numbers(table: VariantTable) -> pd.DataFrame:
+    """All rows in full precision: one line a row, the best first, and a column a varied key."""
+    rows = [
+        _variant_numbers(table, row)
+        | {key: _plain(row.parameters.get(key)) for key in table.varied}
+        for row in table.rows
+    ]
+    return _marked(pd.DataFrame(rows), table.variant)
+
+
+def _variant_numbers(table: VariantTable, row: VariantRow) -> dict[str, object]:
+    numbers: dict[str, object] = {
+        "row": variant_name(row.number),
+        "origin": row.origin,
+        "status": row.status,
+        "note": row.reason,
+        "best": row is table.best,
+        "folds_done": row.folds_done,
+        "folds": table.variant.folds,
+        "epochs_done": row.epochs_done,
+        "epochs": row.epochs,
+        "objective": table.objective,
+    }
+    for objective in OBJECTIVE_WORDS:
+        there = row.spread(objective)
+        numbers |= {f"{objective}_mean": there.mean, f"{objective}_std": there.std}
+    return numbers | {
+        "to_base_mean": row.difference.mean,
+        "to_base_std": row.difference.std,
+    }
+
+
+def _plain(value: object) -> object:
+    """A value as one field of a CSV: lists and mappings as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def variant_text(table: VariantTable, most: int | None = None) -> pd.DataFrame:
+    """The rows as printed, or at most so many of them: the best, the base one, then others."""
+    heading, companion = FOLD_HEADINGS[table.objective], COMPANION[table.objective]
+    names = short_names(table.varied)
+    rows = _first(table, most)
+    return pd.DataFrame(
+        {
+            "Row": [_row_label(table, row) for row in rows],
+            "Values": [in_short(row.parameters, names) for row in rows],
+            heading: [_decimals(row.spread(table.objective).mean) for row in rows],
+            "Std": [_decimals(row.spread(table.objective).std) for row in rows],
+            "To base": [_signed(row.difference.mean) for row in rows],
+            FOLD_HEADINGS[companion]: [_decimals(row.spread(companion).mean) for row in rows],
+            "Epochs": [f"{row.epochs_done}/{row.epochs}" for row in rows],
+            "State": [f"{row.status}{': ' if row.reason else ''}{row.reason}" for row in rows],
+        }
+    )
+
+
+def _first(table: VariantTable, most: int | None) -> list[VariantRow]:
+    """The first rows; the base one is the last of them if it is not among them otherwise."""
+    rows = list(table.rows)
+    if most is None or len(rows) <= most:
+        return rows
+    base = [row for row in rows[most:] if row.number == 0]
+    return [*rows[: most - len(base)], *base]
+
+
+def _row_label(table: VariantTable, row: VariantRow) -> str:
+    marks = ["base"] if row.number == 0 else []
+    marks += ["best"] if row is table.best else []
+    return variant_name(row.number) + (f" ({', '.join(marks)})" if marks else "")
+
+
+def variant_caption(table: VariantTable, most: int | None = None) -> str:
+    """What must be known to read the table of rows."""
+    variant, count = table.variant, len(table.rows)
+    statuses = Counter(row.status for row in table.rows)
+    states = [f"{number} {status}" for status, number in statuses.items()]
+    states += [f"{table.planned - count} to come"] if table.planned > count else []
+    words = [
+        f"Study {variant.title}: {table.planned} rows ({', '.join(states)}) of {variant.folds}"
+        f" folds by {variant.grouping} on {variant.data}.",
+        f"Compared by {table.objective}, the {OBJECTIVE_WORDS[table.objective]}: mean and"
+        " population std (ddof = 0) over the folds, of finished rows only.",
+        *_best_words(table),
+        "To base: mean of the differences to v000, fold by fold.",
+    ]
+    if most is not None and count > most:
+        words.append(f"{count - most} more rows are in the files.")
+    return " ".join(words)
+
+
+def _best_words(table: VariantTable) -> list[str]:
+    """How far the best row can be believed, where it was chosen among others."""
+    if table.best is None:
+        return []
+    return [
+        f"The best row, {variant_name(table.best.number)}, was chosen on the very folds that it is"
+        " scored on, and so looks better than it is."
+    ]
+
+
 def _decimals(value: float) -> str:
     return NO_VALUE if np.isnan(value) else f"{value:.4f}"
+
+
+def _signed(value: float) -> str:
+    return NO_VALUE if math.isnan(value) else f"{value:+.4f}"
 
 
 def show(console: Console, text: pd.DataFrame, caption: str) -> None:
     """Print a table; on a console that is too narrow its lines run over, no digit is cut."""
     table = Table(caption=Text(caption), caption_justify="left")
-    for number, heading in enumerate(text.columns):
-        longest = max(len(word) for word in (*heading.split(), *text[heading]))
-        justify = "right" if number else "left"
+    for side, heading in zip(_sides(text), text.columns, strict=True):
+        longest = max(len(word) for word in (*heading.split(), *_words(heading, text)))
+        justify = "left" if side == "l" else "right"
         table.add_column(Text(heading), justify=justify, min_width=longest)
     for row in text.itertuples(index=False):
         table.add_row(*(Text(cell) for cell in row))
@@ -170,19 +310,37 @@ def show(console: Console, text: pd.DataFrame, caption: str) -> None:
     console.print(table, width=max(needed, console.width), crop=False)
 
 
+def _words(heading: str, text: pd.DataFrame) -> list[str]:
+    """What must not be broken within a column: its words, or its numbers as a whole."""
+    if heading not in WORDY:
+        return list(text[heading])
+    return [word[:WORD_CHARS] for cell in text[heading] for word in cell.split()]
+
+
 def write_table(
     stem: Path, numbers: pd.DataFrame, printed: list[tuple[pd.DataFrame, str]]
 ) -> list[Path]:
     """Write `stem`.csv in full precision, and `stem`.md and `stem`.tex as printed."""
-    markdown = [f"{caption}\n\n{text.to_markdown(index=False)}\n" for text, caption in printed]
     contents = {
         ".csv": numbers.to_csv(index=False),
-        ".md": "\n".join(markdown),
+        ".md": "\n".join(f"{caption}\n\n{markdown(text)}\n" for text, caption in printed),
         ".tex": "\n".join(latex(text, caption) for text, caption in printed),
     }
     for suffix, content in contents.items():
         atomic.write_text(stem.with_suffix(suffix), content)
     return [stem.with_suffix(suffix) for suffix in contents]
+
+
+def markdown(text: pd.DataFrame) -> str:
+    """A pipe table, digits as they are printed elsewhere."""
+    sides = ["left" if side == "l" else "right" for side in _sides(text)]
+    escaped = text.map(lambda cell: cell.replace("|", r"\|"))
+    return escaped.to_markdown(index=False, disable_numparse=True, colalign=sides)
+
+
+def _sides(text: pd.DataFrame) -> str:
+    """l or r for every column."""
+    return "".join("l" if n == 0 or h in WORDY else "r" for n, h in enumerate(text.columns))
 
 
 def latex(text: pd.DataFrame, caption: str) -> str:
@@ -193,7 +351,17 @@ def latex(text: pd.DataFrame, caption: str) -> str:
         escape=False,
         caption=_escape(caption),
         position="t",
-        column_format="l" + "r" * (len(text.columns) - 1),
+        column_format=_latex_columns(text),
+    )
+
+
+def _latex_columns(text: pd.DataFrame) -> str:
+    """Columns of long words are as wide as a page has room for, and broken there."""
+    longest = [max((len(cell) for cell in text[heading]), default=0) for heading in text.columns]
+    wide = r"p{0.2\linewidth}"
+    return "".join(
+        wide if side == "l" and chars > WORD_CHARS else side
+        for side, chars in zip(_sides(text), longest, strict=True)
     )
 
 

@@ -11,14 +11,20 @@ from cityseg.config import parse
 from cityseg.data import Kind
 from cityseg.folds import FoldsFile, write_folds
 from cityseg.labels import IGNORE, LABEL_ID_OF_TRAIN_ID, NUM_CLASSES
-from study.store import DataRecord, Study, StudyRecord
+from study.space import Origin, Parameters, Search
+from study.store import DataRecord, Row, Study, StudyRecord
 
 EPOCHS = 4
 FRAMES = tuple(f"{city}_000000_{i:06d}" for city in ("aa", "bb") for i in range(3))
 FOLDS = [list(FRAMES[k::3]) for k in range(3)]
 
 
-def make_study(results: Path, kind: Kind = "synthetic", name: str = "fake_1") -> Study:
+def make_study(
+    results: Path,
+    kind: Kind = "synthetic",
+    name: str = "fake_1",
+    search: Search = Search(),  # noqa: B008 (frozen)
+) -> Study:
     """A study of three folds with data, and no cell yet."""
     study = Study(results / name)
     folds = FoldsFile(grouping="frames", seed=0, folds=FOLDS)
@@ -35,6 +41,7 @@ def make_study(results: Path, kind: Kind = "synthetic", name: str = "fake_1") ->
             data=data,
             folds_hash=folds.content_hash(),
             config=parse({"train": {"epochs": EPOCHS}}, "fake study"),
+            search=search,
             versions={},
             hardware={},
         )
@@ -58,28 +65,63 @@ def write_train_ids(root: Path, name: str, ids: np.ndarray) -> None:
     write_frame(root, "train", name, image, LABEL_ID_OF_TRAIN_ID[ids])
 
 
-def add_epochs(study: Study, fold: int, scores: list[float]) -> None:
+def add_row(study: Study, variant: int, parameters: Parameters, origin: Origin = "given") -> None:
+    """A row beside the base one, without any cell yet."""
+    study.write_row(Row(variant=variant, origin=origin, parameters=parameters))
+
+
+def make_study_of_rows(results: Path, kind: Kind = "synthetic") -> Study:
+    """Six of eight rows: v002 is the best, v003 pruned, v004 failed, v005 not begun.
+
+    The more road is taken for sidewalk, the lower the score: 3, 6 and 9 pixels in the base row's
+    folds, 2, 4 and 6 in v001's, 1, 3 and 2 in v002's.
+    """
+    study = make_study(results, kind, search=Search(variants=8, prune=True))
+    for variant in range(1, 6):
+        add_row(study, variant, {"train.lr": 1e-4 * variant, "model.dropout": 0.1})
+    for variant, wrong in {0: (3, 6, 9), 1: (2, 4, 6), 2: (1, 3, 2)}.items():
+        for fold in (1, 2, 3):
+            px = wrong[fold - 1]
+            add_epochs(study, fold, [0.1, 0.9 - px / 100, 0.3, 0.8 - px / 100], variant)
+            finish(study, fold, variant=variant, wrong_px=px)
+    add_epochs(study, 1, [0.1, 0.2], variant=3)
+    study.pruned_file(3).write_text("epoch 2: 0.05 | below [v002]\n")
+    add_epochs(study, 1, [0.1], variant=4)
+    add_epochs(study, 2, [0.1], variant=4)
+    study.cell(4, 2).failure.write_text("loss is nan\n")
+    return study
+
+
+def add_epochs(study: Study, fold: int, scores: list[float], variant: int = 0) -> None:
     """Finished epochs with these low-res mIoU."""
     rows = [
         Epoch(i, 2 / i, 3 / i, score, score / 2, 1e-4 / i, 1.0, 1.0, 1.0)
         for i, score in enumerate(scores, 1)
     ]
-    write_epochs(study.cell(0, fold).epochs, rows)
+    write_epochs(study.cell(variant, fold).epochs, rows)
 
 
-def finish(study: Study, fold: int, counts: np.ndarray | None = None) -> None:
+def finish(
+    study: Study,
+    fold: int,
+    counts: np.ndarray | None = None,
+    variant: int = 0,
+    wrong_px: int | None = None,
+) -> None:
     """A finished cell: counts int64[n, 19, 19] are given, or those of its (kept) predictions.
 
-    The predictions are right but for `fold` road pixels that are taken for sidewalk.
+    The predictions are right but for some road pixels a frame that are taken for sidewalk: as many
+    as the fold's number, unless `wrong_px` (up to 16) says otherwise.
     """
-    add_epochs(study, fold, [0.1, 0.3, 0.3, 0.2])
-    cell, names = study.cell(0, fold), FOLDS[fold - 1]
+    cell, names = study.cell(variant, fold), FOLDS[fold - 1]
+    if not cell.epochs.is_file():
+        add_epochs(study, fold, [0.1, 0.3, 0.3, 0.2], variant)
     if counts is None:
         counts = np.zeros((len(names), NUM_CLASSES, NUM_CLASSES), np.int64)
         for row, name in zip(counts, names, strict=True):
             ids = target(FRAMES.index(name))
             predicted = np.where(ids == IGNORE, 0, ids)
-            predicted[6, :fold] = 1
+            predicted[6, : fold if wrong_px is None else wrong_px] = 1
             valid = ids != IGNORE
             np.add.at(row, (ids[valid], predicted[valid]), 1)
             cell.predictions.mkdir(exist_ok=True)

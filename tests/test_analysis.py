@@ -10,8 +10,10 @@ from fake_study import (
     FOLDS,
     FRAMES,
     add_epochs,
+    add_row,
     finish,
     make_study,
+    make_study_of_rows,
     target,
     write_train_ids,
 )
@@ -24,6 +26,7 @@ from cityseg.errors import InputError
 from cityseg.labels import CLASS_NAMES, NUM_CLASSES
 from study import analysis, tables
 from study.analysis import IGNORED, PAPER, RIGHT, WRONG
+from study.space import Objective, Search
 from study.store import Study
 
 
@@ -234,3 +237,161 @@ def test_panel_refuses_data_that_does_not_fit(study):
     write_train_ids(root, FOLDS[0][0], np.zeros((4, 8), np.uint8))
     with pytest.raises(InputError, match=r"got size \(8, 16\), expected \(4, 8\)"):
         analysis.panel(variant, 1, {frame.name: frame for frame in index(root, "train")})
+
+
+def road_and_sidewalk(right: int, wrong: int) -> np.ndarray:
+    """One frame whose mIoU is half of right / (right + wrong): sidewalk is accused only."""
+    return counts({(0, 0): right, (0, 1): wrong})
+
+
+def test_rows_are_ranked_by_their_mean_and_compared_fold_by_fold(tmp_path):
+    study = make_study(tmp_path / "results", search=Search(variants=3))
+    roads = {0: (1, 2, 3), 1: (3, 2, 1), 2: (2, 3, 4)}  # of 4 pixels, in folds 1 to 3
+    for variant, right in roads.items():
+        add_row(study, variant, {"train.lr": 1e-4 * (variant + 1)} if variant else {})
+        for fold in (1, 2, 3):
+            pixels = right[fold - 1]
+            finish(study, fold, road_and_sidewalk(pixels, 4 - pixels), variant)
+
+    table = analysis.variant_table(study)
+
+    # v002 sees all of the road in fold 3, so that no sidewalk is accused there: 2/8, 3/8 and 1
+    scores = {row.number: row.miou["best_full"] for row in table.rows}
+    assert [row.number for row in table.rows] == [2, 0, 1], "of equals the first"
+    assert scores[1] == pytest.approx([3 / 8, 2 / 8, 1 / 8])
+    assert scores[2] == pytest.approx([2 / 8, 3 / 8, 1])
+    best, base, other = table.rows
+    assert best is table.best
+    assert best.spread("best_full").mean == pytest.approx(statistics.fmean([2 / 8, 3 / 8, 1]))
+    assert best.spread("best_full").std == pytest.approx(statistics.pstdev([2 / 8, 3 / 8, 1]))
+    differences = [1 / 8, 1 / 8, 5 / 8]
+    assert best.difference.mean == pytest.approx(statistics.fmean(differences))
+    assert best.difference.std == pytest.approx(statistics.pstdev(differences))
+    assert other.difference.mean == pytest.approx(0)
+    assert other.difference.std == pytest.approx(statistics.pstdev([2 / 8, 0, -2 / 8]))
+    assert (base.difference.mean, base.difference.std) == (0, 0)
+
+
+def test_the_objective_decides_which_row_is_best(tmp_path):
+    objectives: list[Objective] = ["best_low", "best_full", "last_low", "last_full"]
+    for place, objective in enumerate(objectives):
+        study = make_study(tmp_path / objective, search=Search(variants=4, objective=objective))
+        for variant in range(4):  # row v is best by the v-th of the four scores
+            add_row(study, variant, {"seed": variant} if variant else {})
+            for fold in (1, 2, 3):
+                low, full, last_low, last_full = (
+                    road_and_sidewalk(3 if n == variant else 1, 1) for n in range(4)
+                )
+                finish(study, fold, low, variant)
+                confusion = Confusion(
+                    FOLDS[0][:1], Counts(2, low, full), Counts(4, last_low, last_full)
+                )
+                write_confusion(study.cell(variant, fold).confusion, confusion)
+
+        table = analysis.variant_table(study)
+
+        assert table.best is not None
+        assert table.best.number == place
+        assert table.best.spread(objective).mean == pytest.approx(3 / 8)
+        column = tables.FOLD_HEADINGS[objective]
+        assert tables.variant_text(table)[column][0] == "0.3750"
+        companion = tables.FOLD_HEADINGS[tables.COMPANION[objective]]
+        assert tables.variant_text(table)[companion][0] == "0.2500"
+
+
+def test_rows_without_all_folds_have_no_mean_but_a_reason(tmp_path):
+    table = analysis.variant_table(make_study_of_rows(tmp_path / "results"))
+
+    rows = {row.number: row for row in table.rows}
+    assert list(rows) == [2, 1, 0, 3, 4, 5]
+    assert [row.status for row in table.rows] == [*["done"] * 3, "pruned", "failed", "pending"]
+    assert rows[3].reason == "epoch 2: 0.05 | below [v002]"
+    assert rows[4].reason == "fold 2: loss is nan"
+    assert (rows[3].epochs_done, rows[3].epochs, rows[3].folds_done) == (2, 12, 0)
+    assert (rows[2].epochs_done, rows[2].epochs, rows[2].folds_done) == (12, 12, 3)
+    for number in (3, 4, 5):
+        assert math.isnan(rows[number].spread("best_full").mean)
+        assert math.isnan(rows[number].difference.mean)
+    assert table.planned == 8
+
+
+def test_a_done_fold_of_a_pruned_row_is_no_score(tmp_path):
+    study = make_study_of_rows(tmp_path / "results")
+    finish(study, 1, variant=3)
+
+    row = next(row for row in analysis.variant_table(study).rows if row.number == 3)
+
+    assert (row.status, row.folds_done) == ("pruned", 1)
+    assert np.isnan(row.miou["best_full"]).all()
+
+
+def test_nothing_is_compared_to_a_base_row_that_is_not_done(tmp_path):
+    study = make_study_of_rows(tmp_path / "results")
+    study.cell(0, 2).confusion.unlink()
+
+    table = analysis.variant_table(study)
+
+    assert [row.number for row in table.rows][:2] == [2, 1]
+    assert all(math.isnan(row.difference.mean) for row in table.rows)
+    assert set(tables.variant_text(table)["To base"]) == {"–"}
+
+
+def test_the_table_of_rows_marks_base_and_best_and_says_why_rows_ended(tmp_path):
+    table = analysis.variant_table(make_study_of_rows(tmp_path / "results"))
+
+    text = tables.variant_text(table)
+
+    assert list(text["Row"]) == ["v002 (best)", "v001", "v000 (base)", "v003", "v004", "v005"]
+    assert list(text["Values"])[:3] == [
+        "dropout 0.1, lr 0.0002",
+        "dropout 0.1, lr 0.0001",
+        "(base)",
+    ]
+    assert list(text["To base"])[:4] == ["+0.0222", "+0.0111", "+0.0000", "–"]
+    assert list(text["Epochs"])[:4] == ["12/12", "12/12", "12/12", "2/12"]
+    assert list(text["State"])[2:] == [
+        "done", "pruned: epoch 2: 0.05 | below [v002]", "failed: fold 2: loss is nan", "pending",
+    ]  # fmt: skip
+
+
+def test_the_caption_says_what_was_compared_and_how_far_to_believe_it(tmp_path):
+    study = make_study_of_rows(tmp_path / "results")
+    caption = tables.variant_caption(analysis.variant_table(study))
+
+    assert analysis.SYNTHETIC in caption
+    assert "Compared by best_full" in caption
+    assert "v002, was chosen on the very folds that it is scored on" in caption
+    assert "8 rows (3 done, 1 pruned, 1 failed, 1 pending, 2 to come)" in caption
+    for variant in (0, 1, 2):
+        study.cell(variant, 1).confusion.unlink()
+    table = analysis.variant_table(study)
+    assert table.best is None
+    assert "was chosen" not in tables.variant_caption(table)
+
+
+def test_of_many_rows_the_first_are_shown_and_the_base_row_always(tmp_path):
+    table = analysis.variant_table(make_study_of_rows(tmp_path / "results"))
+
+    for most, shown in {6: 6, 5: 5, 3: 3, 2: 2}.items():
+        labels = [label[:4] for label in tables.variant_text(table, most)["Row"]]
+        assert len(labels) == shown
+        assert labels[0] == "v002"
+        assert "v000" in labels
+    assert "4 more rows are in the files" in tables.variant_caption(table, 2)
+    assert "more rows" not in tables.variant_caption(table, 6)
+
+
+def test_a_row_has_its_own_configuration_and_says_so(tmp_path):
+    study = make_study(tmp_path / "results", search=Search(variants=2))
+    add_row(study, 1, {"train.epochs": 9, "data.input_size": [64, 96]})
+
+    variant = analysis.read_variant(study, 1)
+
+    assert analysis.cell_scores(variant, 1).epochs == 9
+    caption = tables.fold_caption(analysis.fold_table(variant))
+    assert "Study fake_1 v001" in caption
+    assert "train.epochs=9, data.input_size=[64, 96]" in caption
+    assert "Low-Res is 64x96" in caption
+    assert "Over the base" not in tables.fold_caption(
+        analysis.fold_table(analysis.read_variant(study))
+    )

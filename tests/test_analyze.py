@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import EPOCHS, add_epochs, finish, make_study
+from fake_study import EPOCHS, add_epochs, add_row, finish, make_study, make_study_of_rows
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from cityseg.data import index
 from study import analysis, analyze, plots, tables
+from study.space import Search
 from study.store import Study
 
 MARK = analysis.SYNTHETIC
@@ -176,6 +177,143 @@ def test_cityscapes_is_not_marked_and_its_panels_stay_in_the_study(tmp_path, mon
     markdown = (tmp_path / "out" / "table1.md").read_text()
     assert "0.6773" in markdown
     assert "synthetic" not in markdown
+
+
+@pytest.fixture
+def rows(tmp_path) -> Study:
+    """Six of eight rows, and no frames: no panels are drawn."""
+    study = make_study_of_rows(tmp_path / "results")
+    shutil.rmtree(study.read().data.root)
+    return study
+
+
+@pytest.fixture
+def _no_histories(monkeypatch):
+    """Drawing takes seconds, and is shown by other tests."""
+    monkeypatch.setattr(analyze, "write_histories", lambda *_: [])
+
+
+@pytest.mark.usefixtures("_no_histories")
+def test_of_several_rows_all_are_compared_and_the_best_is_shown_fold_by_fold(
+    rows, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert run(monkeypatch, rows.folder) == 0
+
+    printed = capsys.readouterr().out
+    assert printed.index("v002 (best)") < printed.index("Study fake_1 v002:")
+    assert "Study fake_1 v000" not in printed
+    stems = ("variants", "table1_v002", "classes_v002")
+    expected = {f"{stem}.{kind}" for stem in stems for kind in ("csv", "md", "tex")}
+    assert names(rows.analysis) == expected
+    for name in expected:
+        assert MARK in _readable(rows.analysis / name), name
+        assert name in printed
+
+
+def test_files_of_a_row_do_not_overwrite_those_of_another(tmp_path, monkeypatch):
+    study = make_study(tmp_path / "results", search=Search(variants=2))
+    add_row(study, 1, {"train.lr": 1e-3})
+    for variant in (0, 1):
+        add_epochs(study, 1, [0.1], variant)
+    shutil.rmtree(study.read().data.root)
+    assert run(monkeypatch, study.folder, "--variant", 0) == 0
+    before = {path: path.stat().st_mtime_ns for path in study.analysis.iterdir()}
+    assert {"table1.csv", "history_f1.png"} <= names(study.analysis)
+
+    assert run(monkeypatch, study.folder, "--variant", 1) == 0
+
+    assert {"table1_v001.csv", "history_v001_f1.png"} <= names(study.analysis)
+    changed = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
+    assert changed == {f"variants.{kind}" for kind in ("csv", "md", "tex")}
+
+
+def test_panels_of_a_row_are_named_after_it(tmp_path):
+    study = make_study(tmp_path / "results", search=Search(variants=2))
+    add_row(study, 1, {"train.lr": 1e-3})
+    finish(study, 1, variant=1)
+
+    written, _ = analyze.write_panels(analysis.read_variant(study, 1))
+
+    assert [path.name for path in written] == ["panel_v001_f1.png", "panel_v001_f1.pdf"]
+
+
+@pytest.mark.usefixtures("_no_histories")
+def test_without_a_finished_row_the_base_one_is_shown(tmp_path, monkeypatch, capsys):
+    study = make_study(tmp_path / "results", search=Search(variants=2))
+    add_row(study, 1, {"train.lr": 1e-3})
+    finish(study, 1, variant=1)
+
+    assert run(monkeypatch, study.folder) == 0
+
+    assert "Study fake_1: 3 folds" in capsys.readouterr().out
+
+
+def test_a_row_that_is_not_there_is_one_line_and_exit_code_2(rows, monkeypatch, capsys):
+    assert run(monkeypatch, rows.folder, "--variant", 6) == 2
+
+    error = capsys.readouterr().err
+    assert error == "error: study fake_1: got --variant 6, expected one of its 6 rows, 0 to 5\n"
+
+
+@pytest.mark.usefixtures("_no_histories")
+def test_a_study_of_one_row_has_no_table_of_rows(study, monkeypatch, capsys):
+    assert run(monkeypatch, study.folder) == 0
+
+    assert "variants" not in capsys.readouterr().out
+    assert not any("variants" in name for name in names(study.analysis))
+
+
+def test_the_csv_of_rows_holds_everything_in_full_precision(rows):
+    table = analysis.variant_table(rows)
+
+    analyze.report_rows(Console(file=io.StringIO()), table, rows.analysis)
+
+    numbers = pd.read_csv(rows.analysis / "variants.csv", index_col="row")
+    assert list(numbers.index) == ["v002", "v001", "v000", "v003", "v004", "v005"]
+    assert set(numbers["data"]) == {MARK}
+    assert numbers["best"].to_dict() == {f"v00{n}": n == 2 for n in range(6)}
+    for row in table.rows:
+        line = numbers.loc[f"v00{row.number}"]
+        for objective in ("best_low", "best_full", "last_low", "last_full"):
+            there = row.spread(objective)
+            np.testing.assert_equal(line[f"{objective}_mean"], there.mean)
+            np.testing.assert_equal(line[f"{objective}_std"], there.std)
+        np.testing.assert_equal(line["to_base_mean"], row.difference.mean)
+        np.testing.assert_equal(line["train.lr"], row.parameters.get("train.lr", np.nan))
+    assert numbers["note"]["v003"] == "epoch 2: 0.05 | below [v002]"
+    assert numbers["status"]["v004"] == "failed"
+
+
+def test_the_table_of_rows_fits_eighty_columns(rows):
+    console = Console(width=80, file=io.StringIO())
+
+    analyze.report_rows(console, analysis.variant_table(rows), rows.analysis)
+
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    assert "0.7389" in printed
+    assert "+0.0222" in printed
+
+
+def test_reasons_break_neither_markdown_nor_latex(rows):
+    analyze.report_rows(Console(file=io.StringIO()), analysis.variant_table(rows), rows.analysis)
+
+    lines = (rows.analysis / "variants.md").read_text().splitlines()
+    cells = [line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")]
+    assert set(cells) == {9}, "eight columns in every line"
+    latex = (rows.analysis / "variants.tex").read_text()
+    assert r"0.05 \textbar{} below [v002]" in latex
+
+
+def test_markdown_keeps_every_digit():
+    text = pd.DataFrame({"Fold": ["1", "Mean"], "mIoU": ["0.5000", "0.2510"]})
+
+    lines = tables.markdown(text).splitlines()
+
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["1", "0.5000"]
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["Mean", "0.2510"]
 
 
 def test_without_the_data_there_are_no_panels_and_it_says_so(study, monkeypatch, capsys):

@@ -1,0 +1,144 @@
+"""`python -m study.status`: how far a study is, from its folder alone, while it runs or not."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import filelock
+import tyro
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from cityseg.errors import user_command
+from study.console import Watch, remaining_text, rows_planned
+from study.lookup import find
+from study.progress import Board, RowStatus
+from study.store import Study, variant_name
+
+REFRESH_S: Final = 5.0
+
+
+def status(
+    study: Annotated[str | None, tyro.conf.Positional] = None,
+    results: Path = Path("results"),
+    watch: bool = False,
+) -> int:
+    """How far a study is: its table, what is at work, what failed or was pruned, and why.
+
+    Args:
+        study: Name of a study within the results folder, or its path. By default the one whose
+            cells were written to last.
+        results: Folder that holds the studies.
+        watch: Look again every few seconds, until Ctrl-C.
+    """
+    chosen = find(study, results)
+    console = Console(highlight=False)
+    if watch:
+        follow(chosen, console)
+    else:
+        show(chosen, console)
+    return 0
+
+
+def follow(study: Study, console: Console) -> None:
+    """Show the report again and again, until Ctrl-C; each below the last if piped."""
+    try:
+        if console.is_terminal:
+            with Live(Group(*report(study, console)), console=console, auto_refresh=False) as live:
+                while True:
+                    time.sleep(REFRESH_S)
+                    live.update(Group(*report(study, console)), refresh=True)
+        while True:
+            show(study, console)
+            time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        return
+
+
+def show(study: Study, console: Console) -> None:
+    """Print the report once; no line of words is broken, so that it can be searched."""
+    for part in report(study, console):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def report(study: Study, console: Console) -> list[RenderableType]:
+    """The study as it stands: who runs it, its table, and what the table has no room for.
+
+    Raises:
+        InputError: one of its files is missing or damaged.
+    """
+    board = Board.read(study)
+    running = cells_at_work(board)
+    watch = Watch(board, console, slots=max(1, len(running)))
+    watch.running |= running
+    heading = f"{study.folder}: {driver_text(is_held(study.lock_file))}{work_text(running)}"
+    lines = [*best_lines(board, watch), *reason_lines(board, "failed")]
+    lines += reason_lines(board, "pruned")
+    return [Text(heading), watch.table(), *(Text(line) for line in lines)]
+
+
+def is_held(lock_file: Path) -> bool | None:
+    """Whether a process holds a lock; None where it may not be tried.
+
+    A lock that is free is held by us for a moment, as nothing else tells on every file system.
+    """
+    if not lock_file.is_file():
+        return False
+    try:
+        with filelock.FileLock(lock_file).acquire(blocking=False):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return None
+
+
+def cells_at_work(board: Board) -> set[tuple[int, int]]:
+    """(variant, fold) of the cells that a process trains now, by their locks.
+
+    They may outlive a driver that was killed, for a little while.
+    """
+    open_cells = [
+        (row.variant, cell.fold) for row in board for cell in row.cells if cell.status != "done"
+    ]
+    return {cell for cell in open_cells if is_held(board.study.cell(*cell).lock)}
+
+
+def driver_text(held: bool | None) -> str:
+    """Whether a driver runs the study, in words."""
+    if held is None:
+        return "whether it is being run cannot be told, its lock is not ours to try"
+    return "being run now" if held else "not being run now"
+
+
+def work_text(running: set[tuple[int, int]]) -> str:
+    """The cells at work, in words; empty if there is none."""
+    cells = [f"{variant_name(variant)} fold {fold}" for variant, fold in sorted(running)]
+    return f"; at work: {', '.join(cells)}" if cells else ""
+
+
+def best_lines(board: Board, watch: Watch) -> list[str]:
+    """The best row so far in a study of several, the time left in one of a single row."""
+    if rows_planned(board) == 1:
+        return [text] if (text := remaining_text(watch.overview())) else []
+    ranking = watch.overview().ranking
+    return [f"best so far: {watch.row_line(ranking[0].row.variant)}"] if ranking else []
+
+
+def reason_lines(board: Board, why: RowStatus) -> list[str]:
+    """Heading and a line each for the rows that were pruned, or that failed."""
+    rows = [row for row in board if row.status == why]
+    lines = [f"  {variant_name(row.variant)}  {' '.join(row.reason.split())}" for row in rows]
+    return [f"{why}:", *lines] if lines else []
+
+
+@user_command
+def main() -> int:
+    """Run the command."""
+    return tyro.cli(status, prog="python -m study.status")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
