@@ -35,8 +35,9 @@ from cityseg.metrics import mean_iou
 from cityseg.model import UNet, initial_model
 from cityseg.samples import EpochBatches, TrainBatch, normalise, train_loader, val_loader
 
-LOCK_TIMEOUT_S: Final = 20
-"""How long a cell that another process holds is waited for."""
+LOCK_TIMEOUT_S: Final = 120
+"""How long a cell that another process holds is waited for: a machine that lost its power holds a
+lock on a network's disk for about 90 s."""
 
 FINITE_CHECK_STEPS: Final = 50
 """Steps between looks at the losses: each look makes a GPU wait."""

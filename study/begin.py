@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import platform
+import re
 import shlex
 import sys
 from collections import Counter
@@ -17,8 +18,9 @@ from cityseg.config import difference
 from cityseg.data import fingerprint
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile, write_folds
-from cityseg.plan import Plan, plan_folds
+from cityseg.plan import Plan, check_batch, plan_folds
 from study.resources import Machine
+from study.space import Search, check_count, given_rows, read_search
 from study.store import DataRecord, Study, StudyRecord
 
 
@@ -31,7 +33,7 @@ def only_driver(study: Study) -> Iterator[None]:
     """
     lock = filelock.FileLock(study.lock_file)
     try:
-        with lock.acquire(timeout=0):
+        with lock.acquire(timeout=1):  # `study.status` holds it for a moment when it looks
             yield
     except filelock.Timeout:
         raise InputError(
@@ -40,33 +42,90 @@ def only_driver(study: Study) -> Iterator[None]:
         ) from None
 
 
-def begin(study: Study, plan: Plan, folds_file: Path | None) -> None:
+def begin(
+    study: Study, plan: Plan, folds_file: Path | None = None, storage: str | None = None
+) -> None:
     """Write a new study's folds and record, or check that the existing study is the same one.
 
-    A study of which no epoch was finished yet holds nothing to compare, and is begun anew.
+    A study of which no epoch was finished yet holds nothing to compare, and is begun anew. An
+    existing one may get more rows.
+
+    Args:
+        study: its folder.
+        plan: what is to be trained.
+        folds_file: one's own split.
+        storage: Optuna's, without a password; by default a file in the study's folder.
 
     Raises:
-        InputError: the folder holds a study of another configuration, data set or split.
+        InputError: the folder holds a study of another configuration, data set or split; bad rows.
     """
-    kept = study.has_epochs()
-    folds = study.read_folds() if kept and not folds_file else plan_folds(plan, folds_file)
-    record = describe(study, plan, folds)
-    if kept:
-        refuse_changes(study, record)
-        record = study.read().model_copy(update={"config": record.config, "data": record.data})
+    old = study.read() if study.has_epochs() else None
+    folds = study.read_folds() if old and not folds_file else plan_folds(plan, folds_file)
+    search = read_search(
+        plan.search,
+        plan.config,
+        lambda config: check_batch(folds, config.train.batch_size),
+        old.search.variants if old else None,
+    )
+    record = describe(study, plan, folds, search)
+    if old:
+        refuse_changes(study, old, record)
+        search = _with_room(study, search, plan)
+        check_count(search, plan.config)
+        record = record.model_copy(update={"search": search})
+        changing = ("config", "data", "search")
+        record = old.model_copy(update={key: getattr(record, key) for key in changing})
     else:
+        record = record.model_copy(update=_id_of(study))
+        _forget_rows(study)
         write_folds(study.folds_file, folds)
-    study.write(record)
+    usual = "sqlite" if search.space else None
+    study.write(record.model_copy(update={"storage": storage or record.storage or usual}))
 
 
-def refuse_changes(study: Study, new: StudyRecord) -> None:
-    """Refuse what would mix cells that cannot be compared.
+def _forget_rows(study: Study) -> None:
+    """Rows of a start that finished no epoch: the next start chooses its own."""
+    for name in ("row.yaml", "pruned.txt", "f*/failure.txt"):
+        for path in study.folder.glob(f"v*/{name}"):
+            path.unlink()
+
+
+def _id_of(study: Study) -> dict[str, str]:
+    """The id of a start that finished no epoch: Optuna's storage may hold the study by it."""
+    if not study.exists():
+        return {}
+    with contextlib.suppress(InputError):
+        return {"id": study.read().id}
+    return {}
+
+
+def _with_room(study: Study, search: Search, plan: Plan) -> Search:
+    """Room for given rows that were appended after rows had been drawn: they come on top.
+
+    Raises:
+        InputError: a number of rows was asked for that leaves none.
+    """
+    there = [row.parameters for row in study.rows()]
+    coming = sum(row not in there for row in given_rows(search, plan.config))
+    needed = len(there) + coming
+    if coming == 0 or (search.variants or 1) >= needed:
+        return search
+    if plan.search.get("variants") is not None:
+        raise InputError(
+            "search.variants", got=search.variants,
+            expected=f"at least {needed}: {len(there)} rows are there, {coming} given are to come",
+        )  # fmt: skip
+    return search.model_copy(update={"variants": needed})
+
+
+def refuse_changes(study: Study, old: StudyRecord, new: StudyRecord) -> None:
+    """Refuse what would mix cells that cannot be compared, or rows drawn in different ways.
 
     Raises:
         InputError: with every difference.
     """
-    old = study.read()
     changes = difference(old.config.identity(), new.config.identity())
+    changes += _search_changes(old.search, new.search)
     if old.data.fingerprint != new.data.fingerprint:
         changes.append(f"data: {old.data.frames} frames -> {new.data.frames}, other names or sizes")
     if study.read_folds().content_hash() != old.folds_hash:
@@ -80,15 +139,34 @@ def refuse_changes(study: Study, new: StudyRecord) -> None:
         )
 
 
-def describe(study: Study, plan: Plan, folds: FoldsFile) -> StudyRecord:
+def _search_changes(old: Search, new: Search) -> list[str]:
+    """What may not change: how the rows that are there were chosen and are compared.
+
+    A study of the base row alone may become any search; one of given rows may begin to draw others.
+    """
+    if (old.variants or 1) == 1:
+        return []
+    free = {"variants", "rows", "prune", "keep_weights"}
+    free |= set() if old.space else {"space", "sampler", "startup", "seed"}
+    free |= set() if old.grid else {"grid"}
+    before, now = (search.model_dump(mode="json", exclude=free) for search in (old, new))
+    changes = difference(before, now, "search.")
+    if new.rows[: len(old.rows)] != old.rows:
+        changes.append("search.rows: the first are not those that it began with")
+    if (new.variants or 1) < (old.variants or 1):
+        changes.append(f"search.variants: {old.variants} -> {new.variants}, it can only grow")
+    return changes
+
+
+def describe(study: Study, plan: Plan, folds: FoldsFile, search: Search) -> StudyRecord:
     """The record of a study that is begun now."""
-    packages = ("cityseg-study", "torch", "torchvision", "ray", "albumentations", "numpy")
+    packages = ("cityseg-study", "torch", "torchvision", "ray", "optuna", "albumentations", "numpy")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cities = Counter(frame.city for frame in plan.frames)
     return StudyRecord(
         name=study.folder.name,
         created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=shlex.join(["python", "-m", "study.run", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "study.run", *_without_password(sys.argv[1:])]),
         data=DataRecord(
             root=plan.root,
             kind=plan.kind,
@@ -98,6 +176,7 @@ def describe(study: Study, plan: Plan, folds: FoldsFile) -> StudyRecord:
         ),
         folds_hash=folds.content_hash(),
         config=plan.config,
+        search=search,
         versions={
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
@@ -108,3 +187,9 @@ def describe(study: Study, plan: Plan, folds: FoldsFile) -> StudyRecord:
             "gpus": ", ".join(gpus) or "none",
         },
     )
+
+
+def _without_password(words: list[str]) -> list[str]:
+    """What was typed, less the password in a storage's URL."""
+    words = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in words]
+    return [re.sub(r"([?&]password=)[^&]*", r"\1***", word) for word in words]

@@ -1,7 +1,9 @@
 """How many cells run at a time, and with what: arithmetic on cores, GPUs, memory and disk."""
 
+import functools
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,7 +11,7 @@ from typing import Final
 import psutil
 import torch
 
-from cityseg.config import Config
+from cityseg.config import Config, Resources
 from cityseg.errors import InputError
 from cityseg.model import build_unet, count_parameters
 
@@ -55,44 +57,59 @@ class Allotment:
     cell_memory_bytes: int
     """Host memory that one cell is expected to take."""
 
-    def describe(self, machine: Machine) -> str:
+    def describe(self, machines: Sequence[Machine]) -> str:
         """One line for the user."""
         device = f"{self.gpus:g} GPU, " if self.gpus else "CPU, "
+        where = "here are" if len(machines) == 1 else f"{len(machines)} machines have"
+        cores = sum(machine.cores for machine in machines)
+        gpus = sum(machine.gpus for machine in machines)
+        memory = sum(machine.memory_bytes for machine in machines)
         return (
             f"resources: {self.slots} of the cells at a time, each {device}{self.cpus} threads, "
             f"about {self.cell_memory_bytes / 1e9:.1f} GB; "
-            f"here are {machine.cores} cores, {machine.gpus} GPUs, "
-            f"{machine.memory_bytes / 1e9:.1f} GB free"
+            f"{where} {cores} cores, {gpus} GPUs, {memory / 1e9:.1f} GB free"
         )
 
 
 def allot(
-    config: Config, cells: int, machine: Machine, settled_cpus: int | None = None
+    configs: Sequence[Config],
+    cells: int,
+    machines: Sequence[Machine],
+    settled_cpus: int | None = None,
 ) -> Allotment:
-    """Share a machine among `cells` cells, finished ones included.
+    """Share machines among `cells` cells, finished ones included.
 
     With GPUs, as many at once as `resources.gpus_per_trial` lets on; without, as many as cores and
     memory allow, at least one. There the number of threads can move the last bit of a result, so
     that a continued study keeps the one it began with.
 
     Args:
-        config: of the study.
+        configs: of the study's rows: the base one first, then any that may take more memory.
         cells: in all.
-        machine: what there is.
+        machines: what there is; GPUs are used if any machine has one.
         settled_cpus: threads a cell at the study's first start, if it had one.
     """
-    wanted = config.resources
-    if settled_cpus and not machine.gpus and wanted.cpus_per_trial is None:
+    wanted = configs[0].resources
+    gpus = any(machine.gpus for machine in machines)
+    if settled_cpus and not gpus and wanted.cpus_per_trial is None:
         wanted = wanted.model_copy(update={"cpus_per_trial": settled_cpus})
-    memory = cell_memory_bytes(config, on_gpu=machine.gpus > 0)
-    if machine.gpus:
-        most = machine.gpus * math.floor(1 / wanted.gpus_per_trial)
-    else:
-        by_cores = machine.cores // (wanted.cpus_per_trial or 1)
-        most = min(by_cores, int(machine.memory_bytes * MEMORY_SHARE // memory))
-    slots = max(1, min(cells, most))
-    cpus = min(wanted.cpus_per_trial or machine.cores // slots, machine.cores)
-    return Allotment(slots, max(1, cpus), wanted.gpus_per_trial if machine.gpus else 0, memory)
+    memory = max(cell_memory_bytes(config, gpus) for config in configs)
+    shares = [
+        (machine, slots)
+        for machine in machines
+        if (slots := min(cells, _slots(machine, wanted, memory, gpus)))
+    ] or [(max(machines, key=lambda machine: (machine.cores, machine.memory_bytes)), 1)]
+    cpus = min(wanted.cpus_per_trial or machine.cores // slots for machine, slots in shares)
+    most = max(machine.cores for machine, _ in shares)
+    slots = min(cells, sum(slots for _, slots in shares))
+    return Allotment(slots, max(1, min(cpus, most)), wanted.gpus_per_trial if gpus else 0, memory)
+
+
+def _slots(machine: Machine, wanted: Resources, memory: int, gpus: bool) -> int:
+    if gpus:
+        return machine.gpus * math.floor(1 / wanted.gpus_per_trial)
+    by_cores = machine.cores // (wanted.cpus_per_trial or 1)
+    return min(by_cores, int(machine.memory_bytes * MEMORY_SHARE // memory))
 
 
 def cell_memory_bytes(config: Config, on_gpu: bool) -> int:
@@ -109,31 +126,72 @@ def cell_memory_bytes(config: Config, on_gpu: bool) -> int:
 
 def parameters_of(config: Config) -> int:
     """Trainable values of the configuration's network; nothing is allocated."""
+    return _parameters(config.model.encoder, config.model.decoder_width)
+
+
+@functools.cache
+def _parameters(encoder: str, decoder_width: float) -> int:
     with torch.device("meta"):
-        return count_parameters(build_unet(config.model.encoder, config.model.decoder_width))
+        return count_parameters(build_unet(encoder, decoder_width))
 
 
-def disk_bytes(config: Config, cells: int, slots: int) -> int:
-    """Disk that unfinished cells will take at most: best weights of all, states of the running.
+@dataclass(frozen=True)
+class Disk:
+    """What a study's cells take of the disk at most, in bytes."""
 
-    A state, and a best one, is written beside the old one before it replaces it.
+    states: int
+    """Of the cells that run: each is written beside the old one before it replaces it."""
+    weights: int
+    """Best weights of the rows that keep theirs."""
+    passing: int
+    """Best weights of rows in progress, until they are ranked; each is written beside the old one,
+    too."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.states + self.weights + self.passing
+
+    def describe(self, keep: str) -> str:
+        """One line for the user."""
+        gigabytes = [
+            f"{n / 1e9:.1f}" for n in (self.total, self.states, self.passing, self.weights)
+        ]
+        total, states, passing, weights = gigabytes
+        return (
+            f"disk: up to {total} GB: {states} states and {passing} best weights of what runs, "
+            f"{weights} best weights that are kept ({keep} of the rows)"
+        )
+
+
+def disk_of(configs: Sequence[Config], keep: float, rows: int, folds: int, slots: int) -> Disk:
+    """Disk for `rows` unfinished rows of `folds` cells, of which `keep` keep their weights.
+
+    The folds of a row are taken to end one after another, so that no more than one row has all but
+    its last fold done.
     """
-    parameters = parameters_of(config)
-    running = min(cells, slots)
-    return parameters * (WEIGHT_BYTES * (cells + running) + 2 * STATE_BYTES * running)
+    parameters = max(parameters_of(config) for config in configs)
+    running = min(rows * folds, slots)
+    kept = int(min(keep, rows)) * folds
+    passing = min(rows * folds - kept, folds - 1 + running) + running
+    return Disk(
+        2 * STATE_BYTES * parameters * running,
+        WEIGHT_BYTES * parameters * kept,
+        WEIGHT_BYTES * parameters * passing,
+    )
 
 
-def check_disk(folder: Path, needed: int) -> None:
+def check_disk(folder: Path, disk: Disk, keep: str) -> None:
     """Refuse to start a study that its disk cannot hold.
 
     Raises:
         InputError: with the sum.
     """
     free = shutil.disk_usage(folder).free
-    if free < needed:
+    if free < disk.total:
         raise InputError(
             f"disk of {folder}",
             got=f"{free / 1e9:.1f} GB free",
-            expected=f"{needed / 1e9:.1f} GB for states and best weights",
-            remedy="free some, or give another folder by --results",
+            expected=disk.describe(keep).removeprefix("disk: up to "),
+            remedy="free some, give another folder by --results, or keep less by --keep-weights",
         )

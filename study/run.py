@@ -1,30 +1,37 @@
-"""`python -m study.run`: k-fold cross-validation, one Ray Tune trial a fold, resumable at will."""
+"""`python -m study.run`: k-fold cross-validation of rows, one Ray Tune trial a cell, resumable."""
 
+import functools
 import inspect
+import json
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
+from cityseg.config import Config
 from cityseg.errors import INTERRUPTED, InputError, user_command
 from cityseg.model import encoder_weights
 from cityseg.plan import Plan, resolve
-from study.analysis import fold_table, read_variant
+from study.analysis import fold_table, read_variant, variant_table
 from study.begin import begin, only_driver
-from study.console import Watch
-from study.resources import Machine, allot, check_disk, disk_bytes
+from study.keep import tidy
+from study.progress import Board
+from study.resources import Allotment, Machine, allot, check_disk, disk_of
+from study.space import extremes, grid_of
 from study.store import Study
-from study.tables import fold_caption, fold_text, show
+from study.tables import fold_caption, fold_text, show, variant_caption, variant_text
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Cross-validate a configuration: train and score one network for each fold.
 
-    Starting the same study again continues it from the last finished epoch of every fold.
+    With --variants or --grid, so are further rows beside it, drawn from search.space by Optuna or
+    given. Starting the same study again continues it from the last finished epoch of every cell.
     """
 
     overrides: Annotated[
@@ -51,6 +58,41 @@ class Arguments:
     dashboard: bool = True
     """Ray's dashboard, on 127.0.0.1."""
 
+    variants: int | None = None
+    """Rows in all, the configuration as given included (search.variants)."""
+    grid: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=[..]")
+    ] = ()
+    """Rows by hand: all combinations, such as --grid train.lr=[1e-4,3e-4]."""
+    prune: bool | None = None
+    """Stop rows that fall behind the leading ones (search.prune)."""
+    sampler: Literal["tpe", "random", "gp"] | None = None
+    """What draws rows from search.space (search.sampler)."""
+    storage: str | None = None
+    """Optuna's storage: sqlite or journal, both in the study's folder, or a database's URL such as
+    postgresql://user:password@host/database. Passwords are not written down."""
+    keep_weights: str | None = None
+    """Rows whose best weights are kept: best, all, none or top-N (search.keep_weights)."""
+    gpus_per_trial: float | None = None
+    """Share of a GPU for one cell: 0.33 packs three onto one (resources.gpus_per_trial)."""
+    address: str | None = None
+    """Ray cluster to run on: auto, HOST:PORT, or ray://HOST:PORT; by default a Ray of its own. All
+    machines must see --results."""
+    metrics: bool = False
+    """Say where Prometheus finds this study's metrics."""
+
+    def words(self) -> tuple[str, ...]:
+        """The options that are settings, as such."""
+        settings = {
+            "search.variants": self.variants,
+            "search.prune": self.prune,
+            "search.sampler": self.sampler,
+            "search.keep_weights": self.keep_weights,
+            "resources.gpus_per_trial": self.gpus_per_trial,
+        }
+        words = tuple(f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None)
+        return (*words, *self.overrides)
+
 
 @user_command
 def main() -> int:
@@ -59,21 +101,46 @@ def main() -> int:
         Arguments, prog="python -m study.run", description=inspect.getdoc(Arguments)
     )
     console = Console(soft_wrap=True, highlight=False)
+    plan = make_plan(arguments)
+    console.print(f"configuration: {plan.source}", plan.describe_data(), sep="\n", markup=False)
+    study = study_folder(arguments, plan)
+    with only_driver(study):
+        begin(study, plan, arguments.folds_file, recorded(arguments.storage))
+        console.print(study.read_folds().describe(), markup=False)
+        run_cells(study, console, arguments)
+        return conclude(study, console)
+
+
+def make_plan(arguments: Arguments) -> Plan:
+    """Settle configuration, data and the rows' section from what was typed.
+
+    Raises:
+        InputError: a bad setting, or no data set there.
+    """
     plan = resolve(
         arguments.config,
         arguments.data,
         arguments.folds,
         arguments.grouping,
         arguments.seed,
-        arguments.overrides,
+        arguments.words(),
     )
-    console.print(f"configuration: {plan.source}", plan.describe_data(), sep="\n", markup=False)
-    study = study_folder(arguments, plan)
-    with only_driver(study):
-        begin(study, plan, arguments.folds_file)
-        console.print(study.read_folds().describe(), markup=False)
-        run_cells(study, console, arguments.dashboard)
-        return conclude(study, console)
+    if arguments.grid:
+        return replace(plan, search={**plan.search, "grid": grid_of(arguments.grid)})
+    return plan
+
+
+def recorded(storage: str | None) -> str | None:
+    """A storage as it may stand in the study's record.
+
+    Raises:
+        InputError: no storage's name.
+    """
+    if storage is None:
+        return None
+    from study.storage import without_password  # Optuna takes a second to import
+
+    return without_password(storage)
 
 
 def study_folder(arguments: Arguments, plan: Plan) -> Study:
@@ -85,6 +152,14 @@ def study_folder(arguments: Arguments, plan: Plan) -> Study:
     name = plan.source.stem if arguments.name is None else arguments.name
     if not name or Path(name).name != name or name.startswith("."):
         raise InputError("--name", got=repr(name), expected="the name of one folder")
+    # as a path, an URL has lost one of its slashes
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(arguments.results)):
+        raise InputError(
+            "--results",
+            got=str(arguments.results),
+            expected="a folder: a study needs locks and atomic renames",
+            remedy="mount it as a file system, at the same path on every machine",
+        )
     study = Study((arguments.results / name).resolve())
     try:
         study.folder.mkdir(parents=True, exist_ok=True)
@@ -93,41 +168,70 @@ def study_folder(arguments: Arguments, plan: Plan) -> Study:
     return study
 
 
-def run_cells(study: Study, console: Console, dashboard: bool) -> None:
+def run_cells(study: Study, console: Console, arguments: Arguments) -> None:
     """Train all cells that are not done; returns early when interrupted.
 
     Raises:
-        InputError: the encoder's weights or the disk space are not to be had.
+        InputError: the encoder's weights, the disk space, the storage or the cluster are not to be
+            had.
     """
-    record = study.read()
-    config = record.config
-    folds = range(1, config.folds.count + 1)
-    todo = [fold for fold in folds if study.cell(0, fold).status() != "done"]
-    if not todo:
+    board = Board.read(study)
+    closed = all(row.status in ("done", "pruned") for row in board)
+    if closed and len(board.rows) >= (board.record.search.variants or 1):
+        tidy(board)  # it may have been told to keep less
         return
-    encoder_weights(config.model)  # fetched here once, before all cells want it
-    machine = Machine.here()
-    allotment = allot(config, len(folds), machine, record.cpus_per_trial)
-    needed = disk_bytes(config, len(todo), allotment.slots)
-    check_disk(study.folder, needed)
-    console.print(f"{allotment.describe(machine)}; disk: up to {needed / 1e9:.1f} GB")
-    study.write(record.model_copy(update={"cpus_per_trial": allotment.cpus}))
-    from study.tuning import train_cells  # Ray takes seconds to import: not before it is needed
+    from study import tuning  # Ray and Optuna take seconds to import: not before they are needed
 
-    train_cells(Watch(study, console), todo, allotment, dashboard)
+    configs = extremes(board.record.search, board.record.config)
+    for model in dict.fromkeys(config.model for config in configs):
+        encoder_weights(model)  # fetched here once, before all cells want it
+    settle = functools.partial(settle_resources, board, configs, console)
+    with tuning.connect(arguments.address, arguments.dashboard, settle) as cluster:
+        console.print(*tuning.where_to_watch(cluster, arguments.metrics), sep="\n", markup=False)
+        tuning.run(board, cluster, console, arguments.storage)
+
+
+def settle_resources(
+    board: Board, configs: list[Config], console: Console, machines: list[Machine]
+) -> Allotment:
+    """Share the machines among the study's cells, and show it; the number of threads is recorded.
+
+    Raises:
+        InputError: the disk cannot hold the cells.
+    """
+    record, search = board.record, board.record.search
+    rows, folds = max(search.variants or 1, len(board.rows)), len(board.folds)
+    allotment = allot(configs, rows * folds, machines, record.cpus_per_trial)
+    closed = sum(row.status in ("done", "pruned") for row in board)
+    disk = disk_of(configs, search.kept_rows, rows - closed, folds, allotment.slots)
+    check_disk(board.study.folder, disk, search.keep_weights)
+    cells = f"cells: {rows} rows x {folds} folds" + (f", {closed} rows closed" if closed else "")
+    lines = (cells, allotment.describe(machines), disk.describe(search.keep_weights))
+    console.print(*lines, sep="\n", markup=False)
+    board.record = record.model_copy(update={"cpus_per_trial": allotment.cpus})
+    board.study.write(board.record)
+    return allotment
 
 
 def conclude(study: Study, console: Console) -> int:
-    """Print how the study stands and where it lies; 0 only if every fold is done."""
-    table = fold_table(read_variant(study))
-    show(console, fold_text(table), fold_caption(table))
+    """Print how the study stands and where it lies; 0 only if every row is done or pruned."""
+    board = Board.read(study)
+    several = len(board.rows) > 1
+    if several:
+        variants = variant_table(study)
+        show(console, variant_text(variants), variant_caption(variants))
+    else:
+        table = fold_table(read_variant(study))
+        show(console, fold_text(table), fold_caption(table))
     console.print(f"all of it is in {study.folder}", markup=False)
-    statuses = {cell.status for cell in table.cells}
-    if statuses == {"done"}:
+    statuses = {row.status for row in board}
+    unasked = len(board.rows) < (board.record.search.variants or 1)
+    if statuses <= {"done", "pruned"} and not unasked:
         console.print(f"figures, tables: python -m study.analyze {study.folder}", markup=False)
         return 0
-    console.print("not all folds are done; continue with the same command", style="bold")
-    return 1 if statuses <= {"done", "failed"} else INTERRUPTED
+    what = "rows" if several else "folds"
+    console.print(f"not all {what} are done; continue with the same command", style="bold")
+    return 1 if statuses <= {"done", "pruned", "failed"} and not unasked else INTERRUPTED
 
 
 if __name__ == "__main__":

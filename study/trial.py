@@ -1,6 +1,7 @@
 """One cell of the study as a Ray Tune trial: the same training as `python -m cityseg train`."""
 
 import logging
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,16 +10,18 @@ from typing import Any, Final
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from cityseg import atomic
-from cityseg.data import index
+from cityseg import atomic, minicity
+from cityseg.cell import read_epochs
+from cityseg.data import Frame, fingerprint, index
 from cityseg.errors import InputError, TrainingError
 from cityseg.train import train_cell, use_device
 from study.console import epoch_line
+from study.monitor import Monitor
 from study.resources import Allotment
-from study.store import Study
+from study.store import Study, StudyRecord, variant_name
 
 SLOT: Final = "cell"
-"""Ray resource of which a study's Ray has as many as cells may run at a time."""
+"""Ray resource of which a study's own Ray has as many as cells may run at a time."""
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +33,57 @@ def run_cell(trial: dict[str, Any]) -> None:
     reason is in the cell's folder. Anything else is raised, and retried from the last epoch.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    study, fold = Study(Path(trial["study"])), trial["fold"]
-    cell = study.cell(trial["variant"], fold)
+    study, variant, fold = Study(Path(trial["study"])), trial["variant"], trial["fold"]
+    cell = study.cell(variant, fold)
     try:
         record = study.read()
+        config = study.config(variant, record)
         resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
-        config = record.config.model_copy(update={"resources": resources})
-        train, val = study.read_folds().split(index(record.data.root, "train"), fold)
-        for epoch in train_cell(config, train, val, cell, use_device(resources)):
-            log.info(epoch_line(fold, epoch, config.train.epochs))
-            tune.report(asdict(epoch))
+        config = config.model_copy(update={"resources": resources})
+        train, val = study.read_folds().split(frames_here(record), fold)
+        past = read_epochs(cell.epochs)
+        with Monitor(record.name, variant, fold, cell.folder, past) as monitor:
+            for epoch in train_cell(config, train, val, cell, use_device(resources)):
+                log.info(epoch_line(variant, fold, epoch, config.train.epochs))
+                monitor.epoch(epoch)
+                tune.report(asdict(epoch))
     except (InputError, TrainingError) as error:
-        log.error("fold %d failed: %s", fold, error)
+        log.error("%s failed: %s", trial_name(trial), error)
         # also where the failure came before the training
         atomic.write_text(cell.failure, f"{error}\n")
         tune.report({"failed": str(error)})
 
 
-def trainable(allotment: Allotment) -> type[tune.Trainable]:
+def frames_here(record: StudyRecord) -> list[Frame]:
+    """The study's frames on this machine: at the same path, else as a user of it would find them.
+
+    Raises:
+        InputError: they are not here, or are others.
+    """
+    data = record.data
+    places = [data.root, Path(os.environ.get("CITYSCAPES_DATASET") or data.root)]
+    root = next((place for place in places if place.is_dir()), data.root)
+    if data.kind == "synthetic" and not root.is_dir():
+        root = minicity.ensure(record.config.city)
+    frames = index(root, "train")
+    if fingerprint(frames) != data.fingerprint:
+        raise InputError(
+            f"{root} on {os.uname().nodename} is not the data set that the study began with",
+            remedy="give every machine the same one at the same path, or by CITYSCAPES_DATASET",
+        )
+    return frames
+
+
+def trainable(allotment: Allotment, slotted: bool) -> type[tune.Trainable]:
     """`run_cell` with its resources, under a name that Ray's dashboard shows well.
 
     `tune.with_resources` would show every trial as `with_resources.<locals>.ResourceTrainable`.
+
+    Args:
+        allotment: what a cell gets.
+        slotted: whether the Ray at hand is our own and counts slots.
     """
-    needs = {"CPU": allotment.cpus, "GPU": allotment.gpus, SLOT: 1}
+    needs = {"CPU": allotment.cpus, "GPU": allotment.gpus, SLOT: int(slotted)}
     needs = {name: amount for name, amount in needs.items() if amount}
 
     class Fold(wrap_function(run_cell)):
@@ -63,9 +94,10 @@ def trainable(allotment: Allotment) -> type[tune.Trainable]:
         def __repr__(self) -> str:
             return trial_name(self.config)
 
+    Fold.__qualname__ = "Fold"  # not trainable.<locals>.Fold
     return Fold
 
 
 def trial_name(config: dict[str, Any]) -> str:
     """Such as `v003_fold=1`."""
-    return f"v{config['variant']:03d}_fold={config['fold']}"
+    return f"{variant_name(config['variant'])}_fold={config['fold']}"

@@ -8,8 +8,12 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 RAY_ENVIRONMENT: Final = {
@@ -24,37 +28,65 @@ RAY_ENVIRONMENT: Final = {
 for _key, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
+import filelock
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
+from ray.exceptions import RayError, RayTaskError
+from rich.console import Console
 
-from cityseg import atomic
+from cityseg.errors import InputError
+from study.advisor import Advisor
 from study.console import Watch
+from study.keep import tidy
+from study.progress import Board, RowProgress
 from study.resources import Allotment, Machine
+from study.schedule import Schedule
+from study.search import FoldScheduler, FoldSearch, Report
+from study.store import Study
 from study.trial import SLOT, trainable, trial_name
 
 # Tune would advise to continue by `Tuner.restore`, which knows nothing of the study's folder
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 MAX_FAILURES: Final = 2
-"""Times that Ray restarts a cell which crashed, each from its last finished epoch."""
+"""Times that Ray restarts a cell which crashes in one epoch, each from its last finished one."""
+CONNECT_TIMEOUT_S: Final = 5
+FAREWELL_S: Final = 60
+"""How long a driver in the cluster is given to stop: as long as Ray waits for a lost client."""
+POLL_S: Final = 2
+"""Between two looks at a study that runs elsewhere."""
 
 
-def train_cells(watch: Watch, todo: list[int], allotment: Allotment, dashboard: bool) -> None:
-    """Start Ray on this machine, run one trial for each fold in `todo`, and stop Ray again.
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that this process is connected to, and what a cell gets of it."""
 
-    Returns also after SIGINT, SIGTERM or SIGHUP, with cells unfinished.
+    allotment: Allotment
+    own: bool
+    """Whether it runs for this study alone, with as many slots as cells may run at a time."""
+    remote: bool
+    """Whether it is spoken to through Ray's client (ray://): the driver then runs over there."""
+    dashboard: str
+    """Host and port; empty without one."""
+
+
+def connect(
+    address: str | None, dashboard: bool, settle: Callable[[list[Machine]], Allotment]
+) -> contextlib.AbstractContextManager[Cluster]:
+    """A Ray to run on: one of our own, or the running one at an address.
+
+    Args:
+        address: as of `ray.init`; None for one of our own on this machine.
+        dashboard: of our own Ray.
+        settle: what a cell gets, given the machines that there are.
     """
-    with _local_ray(allotment, dashboard) as url, _terminations_as_ctrl_c():
-        if url:
-            watch.note(f"dashboard: http://{url} (its token: ray get-auth-token)")
-        with tempfile.TemporaryDirectory(prefix="cityseg-study-") as scratch, watch:
-            _tuner(watch, todo, allotment, scratch).fit()
+    return _running_ray(address, settle) if address else _own_ray(dashboard, settle)
 
 
 @contextlib.contextmanager
-def _local_ray(allotment: Allotment, dashboard: bool) -> Iterator[str]:
-    """A Ray of our own, whatever else runs here; yields the dashboard's address."""
+def _own_ray(dashboard: bool, settle: Callable[[list[Machine]], Allotment]) -> Iterator[Cluster]:
+    """Whatever else runs here is left alone; stopped in the end."""
+    allotment = settle([Machine.here()])
     context = ray.init(
         address="local",
         num_cpus=max(Machine.here().cores, allotment.slots * allotment.cpus),
@@ -64,76 +96,208 @@ def _local_ray(allotment: Allotment, dashboard: bool) -> Iterator[str]:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    _hide_token()
     try:
-        yield context.dashboard_url or ""
+        yield Cluster(allotment, True, False, context.dashboard_url or "")
     finally:
         ray.shutdown()
 
 
-def _tuner(watch: Watch, todo: list[int], allotment: Allotment, scratch: str) -> tune.Tuner:
+def _hide_token() -> None:
+    """Ray writes its token readable to all; who has it can run anything as this user."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    with contextlib.suppress(OSError):  # another's, or none: the token came by RAY_AUTH_TOKEN
+        path.chmod(0o600)
+
+
+@contextlib.contextmanager
+def _running_ray(address: str, settle: Callable[[list[Machine]], Allotment]) -> Iterator[Cluster]:
+    """Left running in the end.
+
+    Raises:
+        InputError: there is none at the address, or it does not let us in.
+    """
+    _check_reachable(address)
+    try:
+        with _stderr_closed():
+            context = ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise _no_ray(address, lines[0]) from None
+    remote = address.startswith("ray://")
+    try:
+        yield Cluster(settle(_machines()), False, remote, context.dashboard_url or "")
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes, and tell of it in many lines.
+
+    Raises:
+        InputError: no address, or nobody listens there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError("--address", got=address, expected="auto, HOST:PORT, or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_ray(address, str(error)) from None
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's native code writes there, line after line, while it cannot get in."""
+    stderr = os.dup(2)
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _no_ray(address: str, said: str) -> InputError:
+    return InputError(
+        f"--address {address}",
+        got=said,
+        expected="a running Ray that knows our token (RAY_AUTH_TOKEN, or ~/.ray/auth_token)",
+        remedy="start one with: RAY_AUTH_MODE=token ray start --head",
+    )
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _machines() -> list[Machine]:
+    return [
+        Machine(int(has.get("CPU", 0)), int(has.get("memory", 0)), int(has.get("GPU", 0)))
+        for has in (node["Resources"] for node in _nodes())
+    ]
+
+
+def where_to_watch(cluster: Cluster, metrics: bool) -> list[str]:
+    """Lines that say where the study can be seen elsewhere."""
+    ray_command = Path(sys.executable).with_name("ray")
+    lines = [
+        f"dashboard: http://{cluster.dashboard} (its token: {ray_command} get-auth-token)",
+        "  cells are its actors, such as v000_fold=1; their logs hold a line an epoch",
+    ]
+    lines = lines if cluster.dashboard else []
+    if metrics:
+        targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in _nodes()]
+        lines.append(f"metrics: point Prometheus at {', '.join(targets)} (path /metrics)")
+        lines.append(f"Grafana dashboard to import: {Path(__file__).with_name('grafana.json')}")
+    return [*lines, "watch it from another terminal: python -m study.status"]
+
+
+def run(board: Board, cluster: Cluster, console: Console, storage: str | None) -> None:
+    """Run a study's open cells, until none is left.
+
+    Returns also after SIGINT, SIGTERM or SIGHUP, with cells unfinished.
+
+    Args:
+        board: the study as it stands.
+        cluster: to run on.
+        console: where to tell of it.
+        storage: Optuna's, with its password; by default the one in the study's record.
+
+    Raises:
+        InputError: the storage cannot be used.
+    """
+    watch = Watch(board, console, cluster.allotment.slots)
+    with _terminations_as_ctrl_c(), watch:
+        if cluster.remote:
+            _watch_from_afar(board, watch, cluster, storage)
+        else:
+            _drive(board, watch, cluster, storage)
+
+
+def _drive(board: Board, watch: Watch, cluster: Cluster, storage: str | None) -> None:
+    storage = storage or board.record.storage
+    advisor = Advisor(board.study, board.record, storage) if storage else None
+
+    def closed(row: RowProgress) -> None:
+        watch.ended(row.variant)
+        tidy(board)
+
+    schedule = Schedule(board, advisor, closed)
+    with tempfile.TemporaryDirectory(prefix="cityseg-study-") as scratch:
+        _tuner(schedule, watch, cluster.allotment, cluster.own, scratch).fit()
+    tidy(board)
+
+
+@ray.remote(num_cpus=0, max_retries=0, resources={"node:__internal_head__": 0.001})
+def _drive_there(folder: str, cluster: Cluster, storage: str | None) -> None:
+    """The driver as a task of the cluster's, for a user who is outside of it.
+
+    On the head node, whose death ends the cluster anyway. It may outlive a user's process that was
+    killed, so it has a lock of its own.
+    """
+    driving = filelock.FileLock(Path(folder) / ".driver.lock", timeout=FAREWELL_S)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, driving:
+        board = Board.read(Study(Path(folder)))
+        watch = Watch(board, Console(file=nowhere), cluster.allotment.slots)
+        _drive(board, watch, cluster, storage)
+
+
+def _watch_from_afar(board: Board, watch: Watch, cluster: Cluster, storage: str | None) -> None:
+    """Follow the study's table while the cluster runs it."""
+    task = _drive_there.remote(str(board.study.folder), cluster, storage)
+    try:
+        ended = False
+        while not ended:
+            ended = bool(ray.wait([task], timeout=POLL_S)[0])
+            _show_changes(board, watch)
+        ray.get(task)
+    except KeyboardInterrupt:
+        ray.cancel(task)
+        ray.wait([task], timeout=FAREWELL_S)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise
+
+
+def _show_changes(board: Board, watch: Watch) -> None:
+    were_open = {row.variant for row in board if row.is_open}
+    for variant, fold, epoch in board.refresh():
+        watch.epoch(variant, fold, epoch)
+    for row in board:
+        if not row.is_open and row.variant in were_open:
+            watch.ended(row.variant)
+
+
+def _tuner(
+    schedule: Schedule, watch: Watch, allotment: Allotment, own: bool, scratch: str
+) -> tune.Tuner:
+    board = schedule.board
+    if own:  # with a search algorithm Tune starts its trials one after the other
+        os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(allotment.slots))
+    search = FoldSearch(schedule, allotment.slots if own else None)
     return tune.Tuner(
-        trainable(allotment),
-        param_space={
-            "study": str(watch.study.folder),
-            "variant": 0,
-            "fold": tune.grid_search(todo),
-            "cpus": allotment.cpus,
-        },
+        trainable(allotment, slotted=own),
+        param_space={"study": str(board.study.folder), "cpus": allotment.cpus},
         tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=FoldScheduler(schedule, watch),
+            num_samples=schedule.wanted * len(board.folds),
             trial_name_creator=lambda trial: trial_name(trial.config),
             trial_dirname_creator=lambda trial: trial_name(trial.config),
         ),
         run_config=tune.RunConfig(
-            name=watch.study.folder.name,
+            name=board.study.folder.name,
             storage_path=scratch,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[Report(watch)],
+            callbacks=[Report(watch, search.start)],
             verbose=0,
         ),
     )
-
-
-class Report(tune.Callback):
-    """Passes Tune's events on to the user, and keeps the reason of a cell that kept crashing."""
-
-    def __init__(self, watch: Watch):
-        self.watch = watch
-
-    def __getstate__(self) -> dict[str, object]:
-        """Tune pickles a copy that is never used: it holds nothing."""
-        return {}
-
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """A cell is at work, for the first time or again."""
-        self.watch.running.add(trial.config["fold"])
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """A cell has ended."""
-        self.watch.running.discard(trial.config["fold"])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """An epoch was finished, or a cell failed for good."""
-        if "failed" in result:
-            self.watch.note(f"fold {trial.config['fold']}  failed: {result['failed']}")
-        elif "epoch" in result:
-            self.watch.epoch(trial.config["fold"], result["epoch"])
-
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """A cell crashed more often than it is retried."""
-        self.watch.running.discard(trial.config["fold"])
-        lines = str(trial.get_error()).strip().splitlines() or ["unknown"]
-        reason = f"crashed {MAX_FAILURES + 1} times, the last: {lines[-1]}"
-        cell = self.watch.study.cell(trial.config["variant"], trial.config["fold"])
-        atomic.write_text(cell.failure, reason + "\n")
-        self.watch.note(f"fold {trial.config['fold']}  failed: {reason}")
 
 
 @contextlib.contextmanager

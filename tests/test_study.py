@@ -14,6 +14,7 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+import optuna
 import psutil
 import pytest
 import yaml
@@ -21,7 +22,9 @@ from safetensors.numpy import load_file
 
 import study.run
 from cityseg.cell import Cell, read_epochs
+from cityseg.config import load
 from cityseg.folds import read_folds
+from study.progress import Board
 from study.store import Study
 
 SETTINGS = (
@@ -251,12 +254,12 @@ def test_own_folds_are_used(
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Poll until the condition holds; the process must still be at work then."""
-    for _ in range(2400):
+    for _ in range(4800):
         if condition():
             return
         assert process.poll() is None, "the study ended too early"
         time.sleep(0.05)
-    raise AssertionError("waited two minutes in vain")
+    raise AssertionError("waited four minutes in vain")
 
 
 @pytest.fixture
@@ -340,6 +343,62 @@ def test_a_failed_fold_is_told_and_a_rerun_completes_it(
     for fold in (1, 2, 3):
         assert not study.cell(0, fold).failure.exists()
         assert_same_result(study.cell(0, fold), calm[0].cell(0, fold))
+
+
+SPACE = "search.space={train.lr: {low: 1e-4, high: 1e-2, log: true}, model.dropout: [0, 0.3]}"
+
+
+def test_a_search_that_was_killed_and_grew_tells_every_row_once(
+    tiny_city: Path, tmp_path: Path, calm: tuple[Study, object]
+):
+    study = Study(tmp_path / "results" / "tiny")
+    words = [*study_command(tiny_city, study.folder.parent), SPACE, "train.epochs=2"]
+    process = subprocess.Popen(
+        [*words, "--variants", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: any(study.folder.glob("v001/f*/epochs.csv")), process)
+    finally:
+        process.kill()
+        process.communicate()
+    drawn = study.row(1)
+    done = {path: path.stat().st_mtime_ns for path in study.folder.glob("v000/f*/confusion.npz")}
+    grown = run([*words, "search.keep_weights=all", "--variants", "3"])
+    assert grown.returncode == 0, grown.stdout + grown.stderr
+    assert grown.stderr == ""
+    assert "3 rows x 3 folds" in grown.stdout
+    assert study.row(1) == drawn and drawn.origin == "tpe"
+    assert done == {path: path.stat().st_mtime_ns for path in done}  # not run again
+    storage = f"sqlite:///{study.folder / 'optuna.db'}"
+    trials = optuna.load_study(study_name="tiny", storage=storage).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    board = Board.read(study)
+    assert [trial.value for trial in trials] == [row.score("best_full") for row in board]
+    for row in (1, 2):
+        config = load(study.cell(row, 3).config)
+        assert (
+            config.train.lr
+            == study.row(row).parameters["train.lr"]
+            == trials[row].params["train.lr"]
+        )
+        assert config.model.dropout == study.row(row).parameters["model.dropout"]
+    assert "v002" in grown.stdout and "(base)" in grown.stdout
+    status = run(command("study.status", "tiny", "--results", study.folder.parent))
+    assert status.returncode == 0 and "3 done" in status.stdout, status.stdout + status.stderr
+
+
+def test_rows_by_hand_need_no_optuna(tiny_city: Path, tmp_path: Path):
+    city = Path(shutil.copytree(tiny_city, tmp_path / "city"))
+    study = Study(tmp_path / "results" / "tiny")
+    words = [*study_command(city, study.folder.parent), "train.epochs=1", "--keep-weights", "none"]
+    finished = run([*words, "--grid", "train.lr=[1e-3, 2e-3]", "--grid", "model.dropout=[0]"])
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert [row.parameters for row in study.rows()] == [
+        {}, {"train.lr": 2e-3, "model.dropout": 0.0},  # the other repeats the base row
+    ]  # fmt: skip
+    assert not list(study.folder.glob("optuna*")) and study.read().storage is None
+    assert not list(study.folder.rglob("best.safetensors"))
+    assert len(list(study.folder.rglob("confusion.npz"))) == 6
 
 
 def test_no_process_is_left_behind(calm: tuple[Study, object]):
