@@ -354,7 +354,10 @@ def test_a_search_that_was_killed_and_grew_tells_every_row_once(
     study = Study(tmp_path / "results" / "tiny")
     words = [*study_command(tiny_city, study.folder.parent), SPACE, "train.epochs=2"]
     process = subprocess.Popen(
-        [*words, "--variants", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*words, "--variants", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         wait_for(lambda: any(study.folder.glob("v001/f*/epochs.csv")), process)
