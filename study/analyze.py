@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -11,11 +11,6 @@ from cityseg.data import index
 from cityseg.errors import InputError, user_command
 from study import analysis, plots, tables
 from study.lookup import find
-
-ROWS_SHOWN: Final = 30
-"""Rows up to which the terminal shows every one; the files hold all."""
-WIDE_CHARS: Final = 90
-"""Width from which the terminal has room for all columns of the rows."""
 
 
 def analyze(
@@ -66,10 +61,7 @@ def choose(rows: analysis.VariantTable, wanted: int | None) -> int:
 
 def report_rows(console: Console, rows: analysis.VariantTable, folder: Path) -> list[Path]:
     """Print the table of all rows, of many the first, and write it; returns the files."""
-    text = tables.variant_text(rows, ROWS_SHOWN)
-    if console.width < WIDE_CHARS:
-        text = text.drop(columns="Epochs")
-    tables.show(console, text, tables.variant_caption(rows, ROWS_SHOWN))
+    tables.show_rows(console, rows)
     printed = [(tables.variant_text(rows), tables.variant_caption(rows))]
     return tables.write_table(folder / "variants", tables.variant_numbers(rows), printed)
 

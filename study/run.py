@@ -23,7 +23,7 @@ from study.progress import Board
 from study.resources import Allotment, Machine, allot, check_disk, disk_of
 from study.space import extremes, grid_of
 from study.store import Study
-from study.tables import fold_caption, fold_text, show, variant_caption, variant_text
+from study.tables import fold_caption, fold_text, show, show_rows
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Arguments:
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=[..]")
     ] = ()
     """Rows by hand: all combinations, such as --grid train.lr=[1e-4,3e-4]."""
-    prune: bool | None = None
+    prune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Stop rows that fall behind the leading ones (search.prune)."""
     sampler: Literal["tpe", "random", "gp"] | None = None
     """What draws rows from search.space (search.sampler)."""
@@ -78,14 +78,14 @@ class Arguments:
     address: str | None = None
     """Ray cluster to run on: auto, HOST:PORT, or ray://HOST:PORT; by default a Ray of its own. All
     machines must see --results."""
-    metrics: bool = False
+    metrics: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say where Prometheus finds this study's metrics."""
 
     def words(self) -> tuple[str, ...]:
         """The options that are settings, as such."""
         settings = {
             "search.variants": self.variants,
-            "search.prune": self.prune,
+            "search.prune": self.prune or None,
             "search.sampler": self.sampler,
             "search.keep_weights": self.keep_weights,
             "resources.gpus_per_trial": self.gpus_per_trial,
@@ -218,8 +218,7 @@ def conclude(study: Study, console: Console) -> int:
     board = Board.read(study)
     several = len(board.rows) > 1
     if several:
-        variants = variant_table(study)
-        show(console, variant_text(variants), variant_caption(variants))
+        show_rows(console, variant_table(study))
     else:
         table = fold_table(read_variant(study))
         show(console, fold_text(table), fold_caption(table))

@@ -55,6 +55,10 @@ WORDY: Final = ("Row", "Values", "State")
 """Headings of columns that hold words: set to the left, and broken where they are long."""
 WORD_CHARS: Final = 24
 """A longer word, such as a path, is broken, too."""
+ROWS_SHOWN: Final = 30
+"""Rows up to which the terminal shows every one; the files hold all."""
+WIDE_CHARS: Final = 100
+"""Width from which the terminal has room for all columns of the rows."""
 NO_VALUE: Final = "–"
 TEX_SPECIAL: Final = str.maketrans(
     {
@@ -287,6 +291,14 @@ def _best_words(table: VariantTable) -> list[str]:
         f"The best row, {variant_name(table.best.number)}, was chosen on the very folds that it is"
         " scored on, and so looks better than it is."
     ]
+
+
+def show_rows(console: Console, table: VariantTable) -> None:
+    """Print the rows of a study: of many the first, and on a narrow console the chief columns."""
+    text = variant_text(table, ROWS_SHOWN)
+    if console.width < WIDE_CHARS:
+        text = text.drop(columns=["Epochs", FOLD_HEADINGS[COMPANION[table.objective]]])
+    show(console, text, variant_caption(table, ROWS_SHOWN))
 
 
 def _decimals(value: float) -> str:

@@ -366,11 +366,12 @@ def test_a_search_that_was_killed_and_grew_tells_every_row_once(
         process.communicate()
     drawn = study.row(1)
     done = {path: path.stat().st_mtime_ns for path in study.folder.glob("v000/f*/confusion.npz")}
-    grown = run([*words, "search.keep_weights=all", "--variants", "3"])
+    grown = run([*words, "search.keep_weights=all", "--variants", "3", "--prune"])
     assert grown.returncode == 0, grown.stdout + grown.stderr
     assert grown.stderr == ""
     assert "3 rows x 3 folds" in grown.stdout
     assert study.row(1) == drawn and drawn.origin == "tpe"
+    assert study.read().search.prune
     assert done == {path: path.stat().st_mtime_ns for path in done}  # not run again
     storage = f"sqlite:///{study.folder / 'optuna.db'}"
     trials = optuna.load_study(study_name="tiny", storage=storage).trials
@@ -388,6 +389,37 @@ def test_a_search_that_was_killed_and_grew_tells_every_row_once(
     assert "v002" in grown.stdout and "(base)" in grown.stdout
     status = run(command("study.status", "tiny", "--results", study.folder.parent))
     assert status.returncode == 0 and "3 done" in status.stdout, status.stdout + status.stderr
+
+
+LOSER = """
+import sys
+import study.schedule
+from study.pruning import Verdict
+study.schedule.judge = lambda row, *_: Verdict(row.variant == 1, "behind v000 by a rule")
+from study.run import main
+sys.exit(main())
+"""
+
+
+def test_a_losing_row_is_stopped_with_all_its_cells(tiny_city: Path, tmp_path: Path):
+    study = Study(tmp_path / "results" / "tiny")
+    words = study_command(tiny_city, study.folder.parent)[3:]
+    words += ["train.epochs=6", "--grid", "train.lr=[2e-3]", "--storage", "journal", "--prune"]
+    pruned = run([sys.executable, "-c", LOSER, *words])
+    assert pruned.returncode == 0, pruned.stdout + pruned.stderr
+    assert "v001  pruned" in pruned.stdout and "behind v000 by a rule" in pruned.stdout
+    cells = Board.read(study).rows[1].cells
+    assert 1 <= sum(len(cell.epochs) for cell in cells) < 12
+    assert not cells[2].epochs  # was never begun: two run at a time
+    assert not list(study.folder.glob("v001/f*/last")) and not list(
+        study.folder.glob("v001/f*/*.s*")
+    )
+    backend = optuna.storages.journal.JournalFileBackend(str(study.folder / "optuna.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    trials = optuna.load_study(study_name="tiny", storage=storage).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
+    again = run([sys.executable, "-c", LOSER, *words])
+    assert again.returncode == 0 and "resources:" not in again.stdout
 
 
 def test_rows_by_hand_need_no_optuna(tiny_city: Path, tmp_path: Path):
