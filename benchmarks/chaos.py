@@ -50,10 +50,15 @@ class Count:
     epochs_lost: int = 0
     """Finished epochs that were gone after a kill."""
 
+    @property
+    def all_kills(self) -> int:
+        """Of whatever process."""
+        return sum(self.kills.values())
+
     def __str__(self) -> str:
         kills = ", ".join(f"{victim} {count}" for victim, count in self.kills.items())
         return (
-            f"{sum(self.kills.values())} kills ({kills}), {self.starts} starts of the driver, "
+            f"{self.all_kills} kills ({kills}), {self.starts} starts of the driver, "
             f"{self.cells_cut} times a cell was cut inside an epoch, "
             f"{self.epochs_lost} finished epochs lost"
         )
@@ -77,10 +82,10 @@ def main(kills: int = 30, rows: int = 6, seed: int = 0, prune: bool = False) -> 
         lasted = time.perf_counter() - started
         print(f"undisturbed: {lasted:.0f} s", flush=True)
         total, rounds, equal = Count(), 0, True
-        while sum(total.kills.values()) < kills:
+        while total.all_kills < kills:
             rounds += 1
             stormy = Study(Path(folder) / f"stormy{rounds}" / "study")
-            under_fire([*words, "--results", str(stormy.folder.parent)], stormy, draw, total)
+            under_fire([*words, "--results", str(stormy.folder.parent)], stormy, draw, total, kills)
             differences = compare(calm, stormy)
             equal &= not differences
             print(f"round {rounds}: {total}; {'; '.join(differences) or 'equal'}", flush=True)
@@ -99,8 +104,10 @@ def command(folder: Path, rows: int, prune: bool) -> list[str]:
     return [sys.executable, "-m", "study.run", *options, *config, *settings]
 
 
-def under_fire(words: list[str], study: Study, draw: random.Random, count: Count) -> None:
-    """Run the study to its end, killing one of its processes every few seconds."""
+def under_fire(
+    words: list[str], study: Study, draw: random.Random, count: Count, most: int
+) -> None:
+    """Run the study to its end, killing one of its processes every few seconds until `most`."""
     mark = uuid.uuid4().hex
     while True:
         count.starts += 1
@@ -110,7 +117,7 @@ def under_fire(words: list[str], study: Study, draw: random.Random, count: Count
         )  # fmt: skip
         while driver.poll() is None:
             try:
-                driver.wait(draw.uniform(1, 30))
+                driver.wait(draw.uniform(1, 30) if count.all_kills < most else None)
             except subprocess.TimeoutExpired:
                 strike(driver, mark, study, draw.choice(VICTIMS), count)
         if driver.returncode == 0:

@@ -14,6 +14,7 @@ one pass over the other rows: about 0.4 ms for 20 of them, 8 ms for 1,000. How o
 it saves, and why its constants are what they are: `benchmarks/pruning.md`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,11 @@ BASELINE: Final = 0
 MIN_FINISHED: Final = 3
 """Finished rows before any row is pruned: the fewest that a line has an error to, beside the
 priors below."""
+
+MIN_EPOCHS: Final = 3
+MIN_SHARE: Final = 0.1
+"""Epochs of a cell, and share of them, before a row is judged: the first epochs of real cells jump
+by tens of per cent of their score."""
 
 LOOK_LEVEL: Final = 0.1
 """Chance that a single look may take of being wrong about the end. A row is looked at after every
@@ -116,6 +122,8 @@ def judge(candidate: RowCurves, others: Sequence[RowCurves], folds: int) -> Verd
         return Verdict(False, "no score yet")
     if (epochs == candidate.epochs).all():
         return Verdict(False, "finished")
+    if epochs.max() < first_look(candidate.epochs):
+        return Verdict(False, f"kept: not judged before epoch {first_look(candidate.epochs)}")
     rows = [row for row in others if _is_evidence(row, candidate, folds)]
     if len(rows) < MIN_FINISHED:
         reason = f"kept: {len(rows)} of the {MIN_FINISHED} finished rows that a verdict needs"
@@ -123,11 +131,17 @@ def judge(candidate: RowCurves, others: Sequence[RowCurves], folds: int) -> Verd
     return _compare(candidate, epochs, sorted(rows, key=lambda row: row.variant))
 
 
+def first_look(epochs: int) -> int:
+    """The epoch of its oldest cell from which a row is judged, out of the planned ones."""
+    return max(MIN_EPOCHS, math.ceil(MIN_SHARE * epochs))
+
+
 def weigh(
     epochs: Int64[np.ndarray, "b k"],
     planned: int,
     now: Float64[np.ndarray, "b k"],
     then: Float64[np.ndarray, "b n k"],
+    early: Float64[np.ndarray, "b n k"],
     final: Float64[np.ndarray, "b n k"],
     finished: Bool[np.ndarray, "b n"],
 ) -> Evidence:
@@ -138,6 +152,7 @@ def weigh(
         planned: Epochs of a whole cell.
         now: The candidate's scores after these epochs; anything finite where there are none.
         then: Scores of the rows after the same epochs in the same folds, likewise.
+        early: Scores of the rows in all folds after the epoch `mean_epoch` of the candidate.
         final: Scores of the rows after their last epoch.
         finished: Rows that count, at least three for each candidate; the others may hold any
             finite numbers.
@@ -148,7 +163,7 @@ def weigh(
     y = final.mean(2)
     leader = np.where(finished, y, -np.inf).argmax(1)
     cell = _cell_variance(final, finished)
-    seen = cell * (share**2).sum(1)
+    seen = np.maximum(cell, _cell_variance(early, finished)) * (share**2).sum(1)
     mean = cell / final.shape[2]
     left = 1 - (share * epochs).sum(1) / planned
     prior = seen + (CROSSING_PRIOR * left) ** 2
@@ -165,6 +180,11 @@ def weigh(
     return Evidence(leader, behind, room, np.sqrt(2 * mean), floor)
 
 
+def mean_epoch(epochs: Int64[np.ndarray, "b k"]) -> Int64[np.ndarray, " b"]:
+    """The epoch at which candidates are compared, over their folds as these weigh in; from 1."""
+    return np.rint((epochs**2).sum(1) / epochs.sum(1)).astype(np.int64)
+
+
 def _compare(
     candidate: RowCurves, epochs: Int64[np.ndarray, " k"], rows: Sequence[RowCurves]
 ) -> Verdict:
@@ -174,6 +194,8 @@ def _compare(
         [row.curves[fold][epoch - 1] for fold, epoch in zip(folds, epochs, strict=True)]
         for row in rows
     ]
+    middle = int(mean_epoch(epochs[None])[0])
+    early = [[row.curves[fold][middle - 1] for fold in folds] for row in rows]
     final = [[row.curves[fold][row.epochs - 1] for fold in folds] for row in rows]
     now = [
         candidate.curves[fold][epoch - 1] if epoch else 0.0
@@ -184,6 +206,7 @@ def _compare(
         candidate.epochs,
         np.array([now], float),
         np.array([then], float),
+        np.array([early], float),
         np.array([final], float),
         np.ones((1, len(rows)), bool),
     )
@@ -236,7 +259,7 @@ def _is_evidence(row: RowCurves, candidate: RowCurves, folds: int) -> bool:
 def _cell_variance(
     final: Float64[np.ndarray, "b n k"], finished: Bool[np.ndarray, "b n"]
 ) -> Float64[np.ndarray, " b"]:
-    """Variance of a cell's final score about what its row and its fold account for.
+    """Variance of a cell's score about what its row and its fold account for.
 
     The residual mean square of the two-way table, half the variance over folds of the paired
     difference of two rows, pooled over all pairs; with NOISE_PRIOR for PRIOR_WEIGHT more degrees

@@ -270,3 +270,35 @@ def test_rows_without_any_noise_at_all_do_not_break_the_arithmetic():
 
     assert not judge(RowCurves(9, EPOCHS, young), others, FOLDS).prune
     assert judge(RowCurves(9, EPOCHS, {1: young[1] - 0.3}), others, FOLDS).prune
+
+
+@pytest.mark.parametrize(("planned", "first"), [(8, 3), (30, 3), (65, 7)])
+def test_no_row_is_judged_by_its_first_epochs(planned: int, first: int):
+    rng = np.random.default_rng(3)
+    finals = (0.5, 0.4, 0.45, 0.35, 0.48)
+    others = [
+        RowCurves(v, planned, {f: curve(final, epochs=planned) for f in (1, 2, 3)})
+        for v, final in enumerate(finals)
+    ]
+    hopeless = 0.01 * rng.random(planned)
+    looks = [
+        judge(RowCurves(9, planned, {1: hopeless[:at]}), others, FOLDS).prune
+        for at in range(1, first + 1)
+    ]
+    assert looks == [False] * (first - 1) + [True]
+
+
+def test_folds_that_disagree_at_an_epoch_make_it_count_for_less():
+    """In one of two studies the folds that are not compared jump at the epoch of comparison."""
+
+    def room(jump: float) -> float:
+        rng = np.random.default_rng(5)
+        others = []
+        for v in range(8):
+            cells = {f: curve(0.4 + 0.02 * v) for f in (1, 2, 3)}
+            for fold in (2, 3):
+                cells[fold][4] += jump * rng.standard_normal()
+            others.append(RowCurves(v, EPOCHS, cells))
+        return judge(RowCurves(9, EPOCHS, {1: curve(0.45)[:5]}), others, FOLDS).room
+
+    assert room(0.05) > 1.2 * room(0.0)

@@ -1,0 +1,305 @@
+"""Bootstrap over out-of-fold frames or whole cities: how far scores hold for other frames.
+
+Networks are taken as they were trained; only the frames that they are scored on vary. Frames of a
+city are alike, so drawing whole cities (a cluster bootstrap) is the more honest. Draws stay within
+folds, and m - 1 of m units are drawn with replacement, which makes the bootstrap variance of a
+mean the unbiased s^2 / m (Rao and Wu, JASA 83, 1988): with 6 cities a fold, m draws would give a
+sixth less.
+
+`scipy.stats.bootstrap` resamples arrays by index: it knows no clusters, no strata and no shared
+draws, and would gather frames x 38 counts a replicate. Here a replicate is one row of a matrix
+product with how often each unit was drawn; sums of counts stay exact in float64 (below 2^53).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy import sparse, stats
+from scipy.sparse.csgraph import connected_components
+
+from cityseg.errors import InputError
+from study.statistics import ALPHA, UNKNOWN, Interval
+from study.tally import Layout, Tally, class_iou, mean_of_folds, mean_over, pooled_miou
+
+Unit = Literal["frames", "cities"]
+"""What is drawn: single frames, or cities with all their frames."""
+REPLICATES: Final = 2000
+"""Enough for the ends of a 95 % interval to move by about a twentieth of its width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stratum:
+    """Units that are drawn among each other, and how often each was."""
+
+    frames: Int64[np.ndarray, " n"]
+    """Indices into the layout."""
+    unit: Int64[np.ndarray, " n"]
+    """Of each of these frames, from 0."""
+    folds: Int64[np.ndarray, " f"]
+    """That these frames stand in."""
+    weights: Float64[np.ndarray, "b m"]
+    """How often each unit was drawn in each replicate; whole numbers that sum to m - 1."""
+
+    @property
+    def units(self) -> int:
+        """How many there are to be drawn from (m)."""
+        return self.weights.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Draws of units, the same for every row that they are laid on: comparisons are paired.
+
+    A stratum is a fold; where cities stand in several folds, it is all the folds that share any,
+    and a city brings its frames to each of them.
+    """
+
+    layout: Layout
+    unit: Unit
+    strata: tuple[Stratum, ...]
+    replicates: int
+
+    @property
+    def units(self) -> int:
+        """Frames or cities in all."""
+        return sum(stratum.units for stratum in self.strata)
+
+    @property
+    def possible(self) -> bool:
+        """Whether every stratum has two units or more: one alone says nothing about others."""
+        return all(stratum.units > 1 for stratum in self.strata)
+
+    @property
+    def scale(self) -> Float64[np.ndarray, " k"]:
+        """What a fold's sums are multiplied by before folds are pooled: m - 1 draws stand for m."""
+        scale = np.ones(self.layout.folds)
+        for stratum in self.strata:
+            scale[stratum.folds] = stratum.units / max(stratum.units - 1, 1)
+        return scale / scale.max()
+
+    def drawn(self, tally: Tally) -> Float64[np.ndarray, "b k 2 c"]:
+        """Each fold's sums over the units drawn."""
+        return self._laid_on(tally, lambda weights: weights)
+
+    def left_over(self, tally: Tally) -> Float64[np.ndarray, "b k 2 c"]:
+        """Each fold's sums over the units that were not drawn: out of the bag."""
+        return self._laid_on(tally, lambda weights: (weights == 0).astype(np.float64))
+
+    def _laid_on(
+        self, tally: Tally, change: Callable[[np.ndarray], np.ndarray]
+    ) -> Float64[np.ndarray, "b k 2 c"]:
+        self.check(tally)
+        shape = tally.counts.shape[1:]
+        sums = np.zeros((self.replicates, self.layout.folds, *shape))
+        for stratum in self.strata:
+            units = _unit_sums(tally, stratum)
+            products = change(stratum.weights) @ units.reshape(stratum.units, -1)
+            sums[:, stratum.folds] = products.reshape(-1, *units.shape[1:])
+        return sums
+
+    def without_one(self, tally: Tally) -> list[Float64[np.ndarray, "m k 2 c"]]:
+        """For each stratum, each fold's sums without each of its units in turn (a jackknife)."""
+        self.check(tally)
+        totals, jackknives = tally.totals.astype(np.float64), []
+        for stratum in self.strata:
+            sums = np.repeat(totals[None], stratum.units, 0)
+            sums[:, stratum.folds] -= _unit_sums(tally, stratum)
+            jackknives.append(sums)
+        return jackknives
+
+    def check(self, tally: Tally) -> None:
+        """Refuse counts of other frames or folds.
+
+        Raises:
+            InputError: they cannot be paired with what was drawn.
+        """
+        if not self.layout.agrees(tally.layout):
+            got, expected = (
+                f"{len(layout.names)} frames in {layout.folds} folds"
+                for layout in (tally.layout, self.layout)
+            )
+            raise InputError(
+                "rows that were not scored on the same frames in the same folds cannot be paired",
+                got=got, expected=f"the same {expected}",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A statistic with what the bootstrap says of it, in the statistic's unit."""
+
+    value: float
+    """On all frames; NaN if it is not defined there, as then all is."""
+    std_error: float
+    """Sample std of the replicates; NaN where nothing can be drawn."""
+    percentile: Interval
+    """95 %: quantiles of the replicates."""
+    bca: Interval
+    """95 %, bias-corrected and accelerated (Efron, JASA 82, 1987). NaN where the value lies outside
+    all replicates."""
+    replicates: int
+    """That the statistic is defined in: a rare class may be missing from some."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreEstimates:
+    """One row's scores, 0-1, with their bootstrap."""
+
+    unit: Unit
+    units: int
+    mean_of_folds: Estimate
+    """Mean of the folds' mIoU."""
+    pooled: Estimate
+    """mIoU of the counts summed over the folds."""
+    class_mean: tuple[Estimate, ...]
+    """Of each class, the mean of its IoU over the folds that have it."""
+    class_pooled: tuple[Estimate, ...]
+    """Of each class, the IoU of the counts summed over the folds."""
+
+
+def resample(layout: Layout, unit: Unit, replicates: int = REPLICATES, seed: int = 0) -> Resampling:
+    """Draw units. The same layout, unit, number and seed give the same draws."""
+    of_frame = np.arange(len(layout.names)) if unit == "frames" else layout.city
+    rng = np.random.default_rng(seed)
+    strata = tuple(
+        _stratum(layout, of_frame, members, replicates, rng)
+        for members in _strata(of_frame, layout.fold)
+    )
+    return Resampling(layout, unit, strata, replicates)
+
+
+def widest_unit(layout: Layout) -> Unit:
+    """Cities where every stratum has two or more of them, else frames."""
+    return "cities" if resample(layout, "cities", 1).possible else "frames"
+
+
+def _strata(
+    unit: Int64[np.ndarray, " n"], fold: Int64[np.ndarray, " n"]
+) -> list[Bool[np.ndarray, " n"]]:
+    """Frames whose units share folds, directly or by way of others; by their first frame."""
+    graph = sparse.coo_array((np.ones(len(unit)), (unit, fold + unit.max() + 1)),
+                             shape=(unit.max() + fold.max() + 2,) * 2)  # fmt: skip
+    _, component = connected_components(graph, directed=False)
+    of_frame = component[unit]
+    return [of_frame == label for label in dict.fromkeys(of_frame.tolist())]
+
+
+def _stratum(
+    layout: Layout,
+    of_frame: Int64[np.ndarray, " n"],
+    members: Bool[np.ndarray, " n"],
+    replicates: int,
+    rng: np.random.Generator,
+) -> Stratum:
+    frames = np.flatnonzero(members)
+    units, unit = np.unique(of_frame[frames], return_inverse=True)
+    weights = _draws(len(units), replicates, rng)
+    return Stratum(frames, unit, np.unique(layout.fold[frames]), weights)
+
+
+def _draws(units: int, replicates: int, rng: np.random.Generator) -> Float64[np.ndarray, "b m"]:
+    draws = rng.integers(units, size=(replicates, units - 1))
+    flat = (draws + units * np.arange(replicates)[:, None]).ravel()
+    counts = np.bincount(flat, minlength=replicates * units)
+    return counts.reshape(replicates, units).astype(np.float64)
+
+
+def _unit_sums(tally: Tally, stratum: Stratum) -> Float64[np.ndarray, "m f 2 c"]:
+    """Counts of each unit in each of the stratum's folds."""
+    sums = np.zeros((stratum.units, len(stratum.folds), *tally.counts.shape[1:]))
+    fold = np.searchsorted(stratum.folds, tally.layout.fold[stratum.frames])
+    np.add.at(sums, (stratum.unit, fold), tally.counts[stratum.frames])
+    return sums
+
+
+def estimate_scores(tally: Tally, resampling: Resampling) -> ScoreEstimates:
+    """Intervals of the mIoU and of every class' IoU, as the mean of folds and pooled."""
+    classes = tally.counts.shape[-1]
+    scores = functools.partial(_scores, scale=resampling.scale)
+    values = _scores(tally.totals.astype(np.float64), np.ones(resampling.layout.folds))
+    replicates = scores(resampling.drawn(tally))
+    jackknives = [scores(sums) for sums in resampling.without_one(tally)]
+    estimates = [
+        estimate(value, replicates[:, i], [left[:, i] for left in jackknives], resampling.possible)
+        for i, value in enumerate(values)
+    ]
+    return ScoreEstimates(
+        unit=resampling.unit,
+        units=resampling.units,
+        mean_of_folds=estimates[0],
+        pooled=estimates[1],
+        class_mean=tuple(estimates[2 : 2 + classes]),
+        class_pooled=tuple(estimates[2 + classes :]),
+    )
+
+
+def _scores(
+    totals: Float64[np.ndarray, "*batch k 2 c"], scale: Float64[np.ndarray, " k"]
+) -> Float64[np.ndarray, "*batch s"]:
+    """Mean of folds' mIoU, pooled mIoU, mean of folds' IoU a class, pooled IoU a class."""
+    scaled = totals * scale[:, None, None]
+    means = np.stack([mean_of_folds(totals), pooled_miou(scaled)], -1)
+    by_class = mean_over(np.swapaxes(class_iou(totals), -1, -2))
+    return np.concatenate([means, by_class, class_iou(scaled.sum(-3))], -1)
+
+
+def estimate(
+    value: float,
+    replicates: Float64[np.ndarray, " b"],
+    jackknives: Sequence[Float64[np.ndarray, " m"]],
+    possible: bool = True,
+) -> Estimate:
+    """Take replicates of a statistic together; those that are NaN are left out.
+
+    Args:
+        value: the statistic on all frames.
+        replicates: on the frames drawn.
+        jackknives: for each stratum, the statistic without each unit in turn.
+        possible: whether there was anything to draw from.
+    """
+    there = replicates[~np.isnan(replicates)]
+    if math.isnan(value) or len(there) < 2 or not possible:
+        return Estimate(float(value), math.nan, UNKNOWN, UNKNOWN, 0)
+    return Estimate(
+        value=float(value),
+        std_error=float(there.std(ddof=1)),
+        percentile=_quantiles(there, np.array([ALPHA / 2, 1 - ALPHA / 2])),
+        bca=_bca(value, there, jackknives),
+        replicates=len(there),
+    )
+
+
+def _quantiles(values: Float64[np.ndarray, " b"], shares: Float64[np.ndarray, "2"]) -> Interval:
+    low, high = np.quantile(values, shares)
+    return Interval(float(low), float(high))
+
+
+def _bca(
+    value: float,
+    replicates: Float64[np.ndarray, " b"],
+    jackknives: Sequence[Float64[np.ndarray, " m"]],
+) -> Interval:
+    below = ((replicates < value).mean() + (replicates <= value).mean()) / 2
+    if not 0 < below < 1:
+        return UNKNOWN
+    bias = stats.norm.ppf(below)
+    tails = bias + stats.norm.ppf([ALPHA / 2, 1 - ALPHA / 2])
+    shares = stats.norm.cdf(bias + tails / (1 - _acceleration(jackknives) * tails))
+    return _quantiles(replicates, shares)
+
+
+def _acceleration(jackknives: Sequence[Float64[np.ndarray, " m"]]) -> float:
+    """Of several samples, as `scipy.stats.bootstrap` has it; 0 for a statistic that never moves."""
+    cubes = squares = 0.0
+    for values in jackknives:
+        there = values[~np.isnan(values)]
+        if len(there) > 1:
+            influence = (len(there) - 1) * (there.mean() - there) / len(there)
+            cubes += float((influence**3).sum())
+            squares += float((influence**2).sum())
+    return cubes / squares**1.5 / 6 if squares > 0 else 0.0

@@ -1,0 +1,253 @@
+"""Rows of a study against each other, paired on the same frames and folds: differences, verdicts.
+
+Two things could make a difference an accident: the frames it was scored on, and the training. The
+bootstrap of whole cities tells of the first, the corrected t test over folds of both, but weakly
+with few folds. A row is called better only if both say so; the larger p of the two keeps the 5 %
+(an intersection-union test: Berger, Technometrics 24, 1982), and of their intervals the wider is
+given.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from study.bootstrap import Estimate, Resampling, Unit, estimate
+from study.statistics import (
+    ALPHA,
+    CorrectedMean,
+    Interval,
+    corrected_mean,
+    detectable_difference,
+    holm,
+)
+from study.tally import Tally, mean_of_folds, miou
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One row minus another, in mIoU (0-1)."""
+
+    row: str
+    base: str
+    by_fold: CorrectedMean
+    """Of the differences fold by fold."""
+    by_unit: Estimate
+    """Bootstrap of the difference of the means of folds."""
+    unit: Unit
+    unit_p_value: float
+    """Two-sided, by the bootstrap: how often a replicate is as far from the difference as this is
+    from 0 (Efron and Tibshirani 1993, chapter 16). NaN where nothing can be drawn."""
+    adjusted: float
+    """`p_value` after Holm over the rows compared; NaN if that is."""
+    compared: int
+    """Rows that were compared with the base one."""
+
+    @property
+    def difference(self) -> float:
+        """Of the means of folds; positive: the row is above the base one."""
+        return self.by_unit.value
+
+    @property
+    def p_value(self) -> float:
+        """The larger of the two; NaN if either is."""
+        return float(np.maximum(self.by_fold.p_value, self.unit_p_value))
+
+    @property
+    def interval(self) -> Interval:
+        """95 %: the wider of the two; the other where one is not known."""
+        both = (self.by_fold.interval, self.by_unit.percentile)
+        return max(both, key=lambda interval: np.nan_to_num(interval.width, nan=-1))
+
+    @property
+    def detectable(self) -> float:
+        """Smallest true difference that both tests would find, each with 80 % power at 5 %; NaN
+        where either is not known."""
+        of_units = detectable_difference(self.by_unit.std_error, math.inf)
+        return float(np.maximum(self.by_fold.detectable, of_units))
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a difference is shown at 5 %, of all rows compared."""
+        return self.adjusted <= ALPHA
+
+    @property
+    def verdict(self) -> str:
+        """In words, in points of mIoU (hundredths)."""
+        return f"{self._finding()} ({self._evidence()}){self._limit()}"
+
+    def _finding(self) -> str:
+        points = _points(abs(self.difference))
+        if self.is_shown:
+            word = "better" if self.difference > 0 else "worse"
+            return f"{self.row} is {word} than {self.base} by {points} points"
+        sign = "-" if points != "0.0" and self.difference < 0 else ""
+        return f"No difference of {self.row} to {self.base} is shown: {sign}{points} points"
+
+    def _evidence(self) -> str:
+        low, high = (_points(end) for end in (self.interval.low, self.interval.high))
+        interval = f"95 % interval {low} to {high}"
+        if math.isnan(self.adjusted):
+            return f"{interval}, no test possible"
+        rows = f"{self.compared} row{'s' if self.compared != 1 else ''}"
+        return f"{interval}, {_p_words(self.adjusted)} after Holm over {rows}"
+
+    def _limit(self) -> str:
+        folds = self.by_fold.folds
+        if math.isnan(self.detectable):
+            return f"; {folds} folds on these frames tell nothing of a difference's chance"
+        seen = f"differences under {_points(self.detectable)} points could not be seen"
+        return f"; with {folds} folds {seen}"
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The score of the best of several rows, freed of having been chosen by that score."""
+
+    best: str
+    """By the mean of the folds' mIoU, the first of equals."""
+    naive: float
+    """Its score as it stands, 0-1."""
+    corrected: float
+    """0-1; at most the naive one but for chance; equal to it where there is one row."""
+    interval: Interval
+    """95 %, of the corrected score, over units left out of the draws: wide, and on the safe side
+    (they are a third of all). NaN where nothing can be drawn."""
+    chosen: Mapping[str, float]
+    """How often each row was the best among the units drawn, 0-1."""
+    unit: Unit
+
+
+def compare(rows: Mapping[str, Tally], base: str, resampling: Resampling) -> tuple[Comparison, ...]:
+    """Compare every row with the base one, in the order of `rows`.
+
+    Args:
+        rows: counts by the row's name, the base one among them.
+        base: name of the row that the others are compared with.
+        resampling: draws of units; the bootstrap is paired by them.
+
+    Raises:
+        InputError: rows were not scored on the same frames in the same folds.
+    """
+    draws, left = _replicates(rows[base], resampling)
+    compared = []
+    for name, tally in rows.items():
+        if name != base:
+            own_draws, own_left = _replicates(tally, resampling)
+            lefts = [one - other for one, other in zip(own_left, left, strict=True)]
+            compared.append(_comparison(name, base, rows, own_draws - draws, lefts, resampling))
+    adjusted = holm([one.p_value for one in compared])
+    count = int(np.count_nonzero(~np.isnan(adjusted)))
+    return tuple(
+        replace(one, adjusted=float(p), compared=count)
+        for one, p in zip(compared, adjusted, strict=True)
+    )
+
+
+def _replicates(
+    tally: Tally, resampling: Resampling
+) -> tuple[Float64[np.ndarray, " b"], list[Float64[np.ndarray, " m"]]]:
+    """Mean of folds' mIoU in each replicate, and without each unit of each stratum."""
+    left = [mean_of_folds(sums) for sums in resampling.without_one(tally)]
+    return mean_of_folds(resampling.drawn(tally)), left
+
+
+def _comparison(
+    name: str,
+    base: str,
+    rows: Mapping[str, Tally],
+    differences: Float64[np.ndarray, " b"],
+    lefts: Sequence[Float64[np.ndarray, " m"]],
+    resampling: Resampling,
+) -> Comparison:
+    by_fold = miou(rows[name].totals) - miou(rows[base].totals)
+    value = float(by_fold.mean())
+    by_unit = estimate(value, differences, lefts, resampling.possible)
+    return Comparison(
+        row=name,
+        base=base,
+        by_fold=corrected_mean(by_fold, resampling.layout.test_train_ratio),
+        by_unit=by_unit,
+        unit=resampling.unit,
+        unit_p_value=_bootstrap_p(value, differences) if by_unit.replicates else math.nan,
+        adjusted=math.nan,
+        compared=0,
+    )
+
+
+def _bootstrap_p(value: float, replicates: Float64[np.ndarray, " b"]) -> float:
+    there = replicates[~np.isnan(replicates)]
+    as_far = np.abs(there - value) >= abs(value)
+    return float((1 + as_far.sum()) / (1 + len(there)))
+
+
+def correct_selection(rows: Mapping[str, Tally], resampling: Resampling) -> Selection:
+    """Bootstrap bias correction of cross-validation for the best of several rows.
+
+    After Tsamardinos, Greasidou and Borboudakis ("Bootstrapping the out-of-sample predictions for
+    efficient and accurate cross-validation", Machine Learning 107, 2018): in each replicate the
+    best row on the units drawn is scored on those left over. Their estimate is the mean of these
+    scores. The mIoU of a third of the frames is biased in itself (rare classes are missing), so
+    here the mean of what the chosen row scores above the overall best one, on the same units, is
+    added to the latter's naive score: the same for scores that are linear in the frames, and for
+    one row exactly its own score.
+
+    Raises:
+        InputError: rows were not scored on the same frames in the same folds.
+    """
+    names = list(rows)
+    naive = np.array([mean_of_folds(tally.totals) for tally in rows.values()])
+    drawn = np.stack([mean_of_folds(resampling.drawn(tally)) for tally in rows.values()])
+    left = np.stack([mean_of_folds(resampling.left_over(tally)) for tally in rows.values()])
+    best, chosen = int(_first_best(naive)), _first_best(drawn)
+    out = left[chosen, np.arange(left.shape[1])]
+    corrected, interval = _corrected(float(naive[best]), out, left[best], resampling.possible)
+    shares = np.bincount(chosen, minlength=len(names)) / len(chosen)
+    return Selection(
+        best=names[best],
+        naive=float(naive[best]),
+        corrected=corrected,
+        interval=interval,
+        chosen=dict(zip(names, shares.tolist(), strict=True)),
+        unit=resampling.unit,
+    )
+
+
+def _first_best(scores: np.ndarray) -> np.ndarray:
+    """Row of the highest score, along the first axis; NaN is below all."""
+    return np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=0)
+
+
+def _corrected(
+    naive: float,
+    chosen: Float64[np.ndarray, " b"],
+    best: Float64[np.ndarray, " b"],
+    possible: bool,
+) -> tuple[float, Interval]:
+    """Score and interval, from what the chosen and the overall best row score out of the bag."""
+    there = ~np.isnan(chosen) & ~np.isnan(best)
+    if not possible or not there.any():
+        return math.nan, Interval(math.nan, math.nan)
+    corrected = naive + float((chosen - best)[there].mean())
+    low, high = np.quantile(chosen[there] - chosen[there].mean(), [ALPHA / 2, 1 - ALPHA / 2])
+    return corrected, Interval(corrected + float(low), corrected + float(high))
+
+
+def paired_folds(one: Tally, other: Tally) -> CorrectedMean:
+    """One minus the other fold by fold, in mIoU (0-1), with the corrected interval.
+
+    Of the same row's best and last epoch, this is what picking the epoch on the scored fold adds;
+    how much of it is flattery cannot be had from two epochs' counts. NaN for fewer than two folds.
+    """
+    differences = miou(one.totals) - miou(other.totals)
+    return corrected_mean(differences, one.layout.test_train_ratio)
+
+
+def _points(score: float) -> str:
+    return "unknown" if math.isnan(score) else f"{100 * score:.1f}".replace("-0.0", "0.0")
+
+
+def _p_words(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
