@@ -39,7 +39,7 @@ LOOK_LEVEL: Final = 0.1
 """Chance that a single look may take of being wrong about the end. A row is looked at after every
 epoch: that the looks repeat each other and the priors are wide keeps its own chance below this."""
 
-NOISE_LEVEL: Final = 0.01
+NOISE_LEVEL: Final = 0.02
 """Chance that seed noise alone makes the difference between two rows that a look takes for real."""
 
 NOISE_PRIOR: Final = 0.005
