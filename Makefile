@@ -9,8 +9,9 @@ run: .venv/run-installed ## the paper's study on the embedded city, then its tab
 	$(BIN)/python -m study.run --folds 3
 	$(BIN)/python -m study.analyze
 
-test: setup ## all tests
-	$(BIN)/python -m pytest
+test: setup ## all tests: in two processes, then those that start a Ray one after the other
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray"
+	$(BIN)/python -m pytest -m ray
 
 check: setup ## lint, format, types, directions of import
 	$(BIN)/ruff check .

@@ -116,12 +116,21 @@ def under_fire(
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while driver.poll() is None:
+            wait_for_work(driver, mark)
             try:
-                driver.wait(draw.uniform(1, 30) if count.all_kills < most else None)
+                driver.wait(draw.uniform(0, 20) if count.all_kills < most else None)
             except subprocess.TimeoutExpired:
                 strike(driver, mark, study, draw.choice(VICTIMS), count)
         if driver.returncode == 0:
             return
+
+
+def wait_for_work(driver: subprocess.Popen[bytes], mark: str) -> None:
+    """Until a cell is at work, so that most kills meet one, or the driver has ended."""
+    while driver.poll() is None:
+        if any(process.name().startswith("ray::Fold") for process in family(mark)):
+            return
+        time.sleep(0.2)
 
 
 def strike(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cityseg.data import index
 from cityseg.errors import InputError, user_command
-from study import analysis, plots, tables
+from study import analysis, evidence, plots, tables, verdicts
 from study.lookup import find
 
 
@@ -35,6 +35,7 @@ def analyze(
     row = analysis.read_variant(chosen, choose(rows, variant))
     written = report_rows(console, rows, folder) if rows.planned > 1 else []
     written += report_tables(console, row, folder)
+    written += report_intervals(console, row, folder)
     written += write_histories(row, folder)
     panels, notes = write_panels(row)
     for line in (*notes, "Written:", *written, *panels):
@@ -60,10 +61,41 @@ def choose(rows: analysis.VariantTable, wanted: int | None) -> int:
 
 
 def report_rows(console: Console, rows: analysis.VariantTable, folder: Path) -> list[Path]:
-    """Print the table of all rows, of many the first, and write it; returns the files."""
-    tables.show_rows(console, rows)
-    printed = [(tables.variant_text(rows), tables.variant_caption(rows))]
-    return tables.write_table(folder / "variants", tables.variant_numbers(rows), printed)
+    """Print the table of all rows, of many the first, and write it; returns the files.
+
+    So it is with the comparisons of the finished ones, where there are any.
+    """
+    compared = evidence.comparison_table(rows)
+    selection = compared.selection if compared else None
+    tables.show_rows(console, rows, selection)
+    printed = [(tables.variant_text(rows), tables.variant_caption(rows, selection=selection))]
+    written = tables.write_table(folder / "variants", tables.variant_numbers(rows), printed)
+    if compared and compared.comparisons:
+        written += report_comparisons(console, compared, folder)
+    return written
+
+
+def report_comparisons(
+    console: Console, table: evidence.ComparisonTable, folder: Path
+) -> list[Path]:
+    """Print the comparisons, of many the first, and write them; returns the files."""
+    most = tables.ROWS_SHOWN
+    text, caption = verdicts.comparison_text, verdicts.comparison_caption
+    tables.show(console, text(table, most), caption(table, most))
+    printed = [(text(table), caption(table))]
+    numbers = verdicts.comparison_numbers(table)
+    return tables.write_table(folder / "comparisons", numbers, printed)
+
+
+def report_intervals(console: Console, variant: analysis.Variant, folder: Path) -> list[Path]:
+    """Print and write how far Table 1 can be believed, if all folds are done; returns the files."""
+    table = evidence.interval_table(variant)
+    if table is None:
+        return []
+    printed = [(verdicts.interval_text(table), verdicts.interval_caption(table))]
+    tables.show(console, *printed[0])
+    numbers = verdicts.interval_numbers(table)
+    return tables.write_table(folder / f"intervals{variant.suffix}", numbers, printed)
 
 
 def report_tables(console: Console, variant: analysis.Variant, folder: Path) -> list[Path]:

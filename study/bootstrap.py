@@ -24,12 +24,14 @@ from scipy.sparse.csgraph import connected_components
 
 from cityseg.errors import InputError
 from study.statistics import ALPHA, UNKNOWN, Interval
-from study.tally import Layout, Tally, class_iou, mean_of_folds, mean_over, pooled_miou
+from study.tally import Layout, Tally, class_iou, group_sums, mean_of_folds, mean_over, pooled_miou
 
 Unit = Literal["frames", "cities"]
 """What is drawn: single frames, or cities with all their frames."""
 REPLICATES: Final = 2000
 """Enough for the ends of a 95 % interval to move by about a twentieth of its width."""
+MIN_FREEDOM: Final = 5
+"""Cities more than strata, from which on whole cities are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +176,14 @@ def resample(layout: Layout, unit: Unit, replicates: int = REPLICATES, seed: int
 
 
 def widest_unit(layout: Layout) -> Unit:
-    """Cities where every stratum has two or more of them, else frames."""
-    return "cities" if resample(layout, "cities", 1).possible else "frames"
+    """Cities where there are enough to draw from, else frames.
+
+    Enough: two or more in every stratum, and `MIN_FREEDOM` more than strata. Of fewer there are so
+    few different draws that intervals end anywhere.
+    """
+    cities = resample(layout, "cities", 1)
+    enough = cities.units - len(cities.strata) >= MIN_FREEDOM
+    return "cities" if cities.possible and enough else "frames"
 
 
 def _strata(
@@ -211,10 +219,11 @@ def _draws(units: int, replicates: int, rng: np.random.Generator) -> Float64[np.
 
 def _unit_sums(tally: Tally, stratum: Stratum) -> Float64[np.ndarray, "m f 2 c"]:
     """Counts of each unit in each of the stratum's folds."""
-    sums = np.zeros((stratum.units, len(stratum.folds), *tally.counts.shape[1:]))
     fold = np.searchsorted(stratum.folds, tally.layout.fold[stratum.frames])
-    np.add.at(sums, (stratum.unit, fold), tally.counts[stratum.frames])
-    return sums
+    shape = (stratum.units, len(stratum.folds))
+    group = np.ravel_multi_index((stratum.unit, fold), shape)
+    sums = group_sums(tally.counts[stratum.frames], group, math.prod(shape))
+    return sums.reshape(*shape, *sums.shape[1:]).astype(np.float64)
 
 
 def estimate_scores(tally: Tally, resampling: Resampling) -> ScoreEstimates:

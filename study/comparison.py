@@ -42,6 +42,8 @@ class Comparison:
     from 0 (Efron and Tibshirani 1993, chapter 16). NaN where nothing can be drawn."""
     adjusted: float
     """`p_value` after Holm over the rows compared; NaN if that is."""
+    unit_adjusted: float
+    """`unit_p_value` after Holm, likewise."""
     compared: int
     """Rows that were compared with the base one."""
 
@@ -76,7 +78,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In words, in points of mIoU (hundredths)."""
-        return f"{self._finding()} ({self._evidence()}){self._limit()}"
+        return f"{self._finding()} ({self._evidence()}){self._networks()}{self._limit()}"
 
     def _finding(self) -> str:
         points = _points(abs(self.difference))
@@ -88,11 +90,20 @@ class Comparison:
 
     def _evidence(self) -> str:
         low, high = (_points(end) for end in (self.interval.low, self.interval.high))
-        interval = f"95 % interval {low} to {high}"
+        apart = self.interval.low > 0 or self.interval.high < 0
+        alone = " of this row alone" if apart and not self.is_shown else ""
+        interval = f"95 % interval {low} to {high}{alone}"
         if math.isnan(self.adjusted):
             return f"{interval}, no test possible"
         rows = f"{self.compared} row{'s' if self.compared != 1 else ''}"
         return f"{interval}, {_p_words(self.adjusted)} after Holm over {rows}"
+
+    def _networks(self) -> str:
+        """What the frames show where the trainings do not."""
+        if self.is_shown or not self.unit_adjusted <= ALPHA:
+            return ""
+        chance = f"{_p_words(self.unit_adjusted)} after Holm"
+        return f"; these very networks do differ on other {self.unit} ({chance})"
 
     def _limit(self) -> str:
         folds = self.by_fold.folds
@@ -139,10 +150,11 @@ def compare(rows: Mapping[str, Tally], base: str, resampling: Resampling) -> tup
             lefts = [one - other for one, other in zip(own_left, left, strict=True)]
             compared.append(_comparison(name, base, rows, own_draws - draws, lefts, resampling))
     adjusted = holm([one.p_value for one in compared])
+    unit_adjusted = holm([one.unit_p_value for one in compared])
     count = int(np.count_nonzero(~np.isnan(adjusted)))
     return tuple(
-        replace(one, adjusted=float(p), compared=count)
-        for one, p in zip(compared, adjusted, strict=True)
+        replace(one, adjusted=float(p), unit_adjusted=float(unit_p), compared=count)
+        for one, p, unit_p in zip(compared, adjusted, unit_adjusted, strict=True)
     )
 
 
@@ -173,6 +185,7 @@ def _comparison(
         unit=resampling.unit,
         unit_p_value=_bootstrap_p(value, differences) if by_unit.replicates else math.nan,
         adjusted=math.nan,
+        unit_adjusted=math.nan,
         compared=0,
     )
 

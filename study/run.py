@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 from rich.console import Console
@@ -18,12 +18,16 @@ from cityseg.model import encoder_weights
 from cityseg.plan import Plan, resolve
 from study.analysis import fold_table, read_variant, variant_table
 from study.begin import begin, only_driver
+from study.evidence import comparison_table
 from study.keep import tidy
 from study.progress import Board
 from study.resources import Allotment, Machine, allot, check_disk, disk_of
 from study.space import extremes, grid_of
 from study.store import Study
 from study.tables import fold_caption, fold_text, show, show_rows
+
+CORRECTED_ROWS: Final = 100
+"""Rows up to which the best one's score is corrected here; of more, `study.analyze` does it."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,10 @@ def conclude(study: Study, console: Console) -> int:
     board = Board.read(study)
     several = len(board.rows) > 1
     if several:
-        show_rows(console, variant_table(study))
+        rows = variant_table(study)
+        few = len(rows.rows) <= CORRECTED_ROWS
+        compared = comparison_table(rows) if few else None
+        show_rows(console, rows, compared.selection if compared else None)
     else:
         table = fold_table(read_variant(study))
         show(console, fold_text(table), fold_caption(table))

@@ -26,6 +26,7 @@ from study.analysis import (
     VariantTable,
     spread,
 )
+from study.comparison import Selection
 from study.parameters import in_short, short_names
 from study.space import Objective
 from study.store import variant_name
@@ -85,7 +86,7 @@ def fold_numbers(table: FoldTable) -> pd.DataFrame:
             low, full = _published_statistic(published, statistic)
             row |= {"paper_low": low, "paper_full": full}
         rows.append(row)
-    return _marked(pd.DataFrame(rows), table.variant)
+    return marked(pd.DataFrame(rows), table.variant)
 
 
 def _fold_numbers(variant: Variant, cell: CellScores) -> dict[str, object]:
@@ -107,7 +108,7 @@ def _published_statistic(published: Published, statistic: str) -> tuple[float, f
     return published.std_low, published.std_full
 
 
-def _marked(numbers: pd.DataFrame, variant: Variant) -> pd.DataFrame:
+def marked(numbers: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     """Say in every row of which study and data it is, so that no row can be torn from its mark."""
     integers = [name for name in ("epochs_done", "epochs", "best_epoch") if name in numbers]
     marked = numbers.astype(dict.fromkeys(integers, "Int64"))
@@ -121,7 +122,7 @@ def fold_text(table: FoldTable) -> pd.DataFrame:
     columns = {"Fold": [*numbers["fold"][:-2], *names]}
     for key, heading in FOLD_HEADINGS.items():
         if key in numbers:
-            columns[heading] = [_decimals(value) for value in numbers[key]]
+            columns[heading] = [decimals(value) for value in numbers[key]]
     return pd.DataFrame(columns)
 
 
@@ -149,7 +150,7 @@ def row_words(variant: Variant) -> list[str]:
 
 def class_numbers(tables: Sequence[ClassTable]) -> pd.DataFrame:
     """Per-class IoU in full precision: one row for each class, resolution and choice of epoch."""
-    return _marked(
+    return marked(
         pd.concat([_class_numbers(table) for table in tables], ignore_index=True),
         tables[0].folds.variant,
     )
@@ -172,9 +173,9 @@ def class_text(table: ClassTable) -> pd.DataFrame:
     spreads = [*table.spreads, spread(miou)]
     columns = {"Class": [*CLASS_NAMES, "mIoU"]}
     for fold, iou in enumerate(table.iou, 1):
-        columns[f"Fold {fold}"] = [_decimals(value) for value in (*iou, miou[fold - 1])]
-    columns["Mean"] = [_decimals(value.mean) for value in spreads]
-    columns["Std"] = [_decimals(value.std) for value in spreads]
+        columns[f"Fold {fold}"] = [decimals(value) for value in (*iou, miou[fold - 1])]
+    columns["Mean"] = [decimals(value.mean) for value in spreads]
+    columns["Std"] = [decimals(value.std) for value in spreads]
     columns["Folds"] = [f"{value.count} of {len(miou)}" for value in spreads]
     return pd.DataFrame(columns)
 
@@ -200,7 +201,7 @@ def variant_numbers(table: VariantTable) -> pd.DataFrame:
         | {key: _plain(row.parameters.get(key)) for key in table.varied}
         for row in table.rows
     ]
-    return _marked(pd.DataFrame(rows), table.variant)
+    return marked(pd.DataFrame(rows), table.variant)
 
 
 def _variant_numbers(table: VariantTable, row: VariantRow) -> dict[str, object]:
@@ -239,10 +240,10 @@ def variant_text(table: VariantTable, most: int | None = None) -> pd.DataFrame:
         {
             "Row": [_row_label(table, row) for row in rows],
             "Values": [in_short(row.parameters, names) for row in rows],
-            heading: [_decimals(row.spread(table.objective).mean) for row in rows],
-            "Std": [_decimals(row.spread(table.objective).std) for row in rows],
-            "To base": [_signed(row.difference.mean) for row in rows],
-            FOLD_HEADINGS[companion]: [_decimals(row.spread(companion).mean) for row in rows],
+            heading: [decimals(row.spread(table.objective).mean) for row in rows],
+            "Std": [decimals(row.spread(table.objective).std) for row in rows],
+            "To base": [signed(row.difference.mean) for row in rows],
+            FOLD_HEADINGS[companion]: [decimals(row.spread(companion).mean) for row in rows],
             "Epochs": [f"{row.epochs_done}/{row.epochs}" for row in rows],
             "State": [f"{row.status}{': ' if row.reason else ''}{row.reason}" for row in rows],
         }
@@ -264,8 +265,10 @@ def _row_label(table: VariantTable, row: VariantRow) -> str:
     return variant_name(row.number) + (f" ({', '.join(marks)})" if marks else "")
 
 
-def variant_caption(table: VariantTable, most: int | None = None) -> str:
-    """What must be known to read the table of rows."""
+def variant_caption(
+    table: VariantTable, most: int | None = None, selection: Selection | None = None
+) -> str:
+    """What must be known to read the table of rows, with the best row's corrected score."""
     variant, count = table.variant, len(table.rows)
     statuses = Counter(row.status for row in table.rows)
     states = [f"{number} {status}" for status, number in statuses.items()]
@@ -275,7 +278,7 @@ def variant_caption(table: VariantTable, most: int | None = None) -> str:
         f" folds by {variant.grouping} on {variant.data}.",
         f"Compared by {table.objective}, the {OBJECTIVE_WORDS[table.objective]}: mean and"
         " population std (ddof = 0) over the folds, of finished rows only.",
-        *_best_words(table),
+        *_best_words(table, selection),
         "To base: mean of the differences to v000, fold by fold.",
     ]
     if most is not None and count > most:
@@ -283,29 +286,39 @@ def variant_caption(table: VariantTable, most: int | None = None) -> str:
     return " ".join(words)
 
 
-def _best_words(table: VariantTable) -> list[str]:
+def _best_words(table: VariantTable, selection: Selection | None) -> list[str]:
     """How far the best row can be believed, where it was chosen among others."""
     if table.best is None:
         return []
-    return [
+    words = [
         f"The best row, {variant_name(table.best.number)}, was chosen on the very folds that it is"
         " scored on, and so looks better than it is."
     ]
+    if selection is not None and not math.isnan(selection.corrected):
+        low, high = (decimals(end) for end in (selection.interval.low, selection.interval.high))
+        words.append(
+            f"Freed of that, its score is {decimals(selection.corrected)} instead of"
+            f" {decimals(selection.naive)} (95 % interval {low} to {high}; bootstrap bias"
+            f" correction over {selection.unit}, Tsamardinos et al. 2018)."
+        )
+    return words
 
 
-def show_rows(console: Console, table: VariantTable) -> None:
+def show_rows(console: Console, table: VariantTable, selection: Selection | None = None) -> None:
     """Print the rows of a study: of many the first, and on a narrow console the chief columns."""
     text = variant_text(table, ROWS_SHOWN)
     if console.width < WIDE_CHARS:
         text = text.drop(columns=["Epochs", FOLD_HEADINGS[COMPANION[table.objective]]])
-    show(console, text, variant_caption(table, ROWS_SHOWN))
+    show(console, text, variant_caption(table, ROWS_SHOWN, selection))
 
 
-def _decimals(value: float) -> str:
+def decimals(value: float) -> str:
+    """Four decimals; a dash for NaN."""
     return NO_VALUE if np.isnan(value) else f"{value:.4f}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Four decimals with a sign; a dash for NaN."""
     return NO_VALUE if math.isnan(value) else f"{value:+.4f}"
 
 

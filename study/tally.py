@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
+from scipy import sparse
 
 from cityseg.data import city_of
 
@@ -62,9 +63,7 @@ class Tally:
     @property
     def totals(self) -> Int64[np.ndarray, "k 2 c"]:
         """Sums over the frames of each fold."""
-        totals = np.zeros((self.layout.folds, *self.counts.shape[1:]), np.int64)
-        np.add.at(totals, self.layout.fold, self.counts)
-        return totals
+        return group_sums(self.counts, self.layout.fold, self.layout.folds)
 
 
 def tally(folds: Sequence[tuple[Sequence[str], Int64[np.ndarray, "n c c"]]]) -> Tally:
@@ -84,6 +83,20 @@ def tally(folds: Sequence[tuple[Sequence[str], Int64[np.ndarray, "n c c"]]]) -> 
     names = tuple(str(name) for name in names[order])
     _, city = np.unique([city_of(name) or name for name in names], return_inverse=True)
     return Tally(Layout(names, fold[order], city.astype(np.int64), len(folds)), counts[order])
+
+
+def group_sums(
+    counts: Int64[np.ndarray, "n 2 c"], group: Int64[np.ndarray, " n"], groups: int
+) -> Int64[np.ndarray, "g 2 c"]:
+    """Exact sums over the frames of each group, 0 for one without any.
+
+    By a sparse product: many times as fast as `np.add.at`, where a thousand rows are compared.
+    """
+    frames = len(group)
+    member = sparse.csr_array(
+        (np.ones(frames, np.int64), (group, np.arange(frames))), shape=(groups, frames)
+    )
+    return (member @ counts.reshape(frames, -1)).reshape(groups, *counts.shape[1:])
 
 
 def hits_and_unions(confusion: Int64[np.ndarray, "n c c"]) -> Int64[np.ndarray, "n 2 c"]:

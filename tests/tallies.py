@@ -1,41 +1,31 @@
 """Rows of made-up out-of-fold counts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from study.tally import Tally, tally
 
 
-def names_of(cities: list[str]) -> list[str]:
+def names_of(cities: Sequence[str]) -> list[str]:
     """A frame name for each city in the list."""
     return [f"{city}_000000_{i:06d}" for i, city in enumerate(cities)]
 
 
-def right_of(hits: list[int], px: int = 10) -> np.ndarray:
-    """int64[n, 2, 2]: of `px` pixels of class 0 a frame, so many are right, the rest class 1.
+def linear(wrong: Sequence[int] | np.ndarray, union: int = 20) -> np.ndarray:
+    """Confusions int64[n, 2, 2] in which both classes of every frame have this same union.
 
-    Class 1 is in no label, so its IoU is 0 where any pixel is wrong and none where all are right.
+    Then the mIoU of any frames is the plain mean of 1 - 2 wrong / union over them.
     """
-    return np.array([[[hit, px - hit], [0, 0]] for hit in hits], np.int64)
+    return np.array([[[union - 2 * w, w], [w, union - 2 * w]] for w in wrong], np.int64)
 
 
-def half_ignored(hits: list[int], px: int = 10) -> np.ndarray:
-    """int64[n, 1, 1] would lose the wrong pixels, so: int64[n, 2, 2] with a union of `px` a frame.
-
-    Both classes have the same hits and unions, so that the mIoU is the mean of hits / px: linear.
-    """
-    return np.array(
-        [[[2 * hit, px - hit], [px - hit, 2 * hit]] for hit in hits], np.int64
-    )
-
-
-def row(folds: list[list[str]], confusions: list[np.ndarray]) -> Tally:
+def row(folds: Sequence[Sequence[str]], confusions: Sequence[np.ndarray]) -> Tally:
     """Out of names and confusions of each fold."""
     return tally(list(zip(folds, confusions, strict=True)))
 
 
-def random_confusions(
-    rng: np.random.Generator, frames: int, classes: int = 4, right: float = 0.7
-) -> np.ndarray:
-    """int64[n, c, c] of which about this share is right."""
-    noise = rng.integers(0, 20, (frames, classes, classes))
-    return noise + (np.eye(classes) * 20 * classes * right).astype(np.int64)
+def noisy(rng: np.random.Generator, frames: int, classes: int = 4) -> np.ndarray:
+    """Confusions int64[n, c, c] of which most is right, none alike."""
+    wrong = rng.integers(0, 20, (frames, classes, classes))
+    return wrong + np.eye(classes, dtype=np.int64) * rng.integers(20, 200, (frames, 1, 1))

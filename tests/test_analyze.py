@@ -203,7 +203,10 @@ def test_of_several_rows_all_are_compared_and_the_best_is_shown_fold_by_fold(
     printed = capsys.readouterr().out
     assert printed.index("v002 (best)") < printed.index("Study fake_1 v002:")
     assert "Study fake_1 v000" not in printed
-    stems = ("variants", "table1_v002", "classes_v002")
+    assert printed.index("Study fake_1 v002: 3 folds") < printed.index(
+        "how far the mIoU of 3 folds"
+    )
+    stems = ("variants", "comparisons", "table1_v002", "classes_v002", "intervals_v002")
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("csv", "md", "tex")}
     assert names(rows.analysis) == expected
     for name in expected:
@@ -285,7 +288,7 @@ def test_the_csv_of_rows_holds_everything_in_full_precision(rows):
     assert numbers["status"]["v004"] == "failed"
 
 
-def test_the_table_of_rows_fits_eighty_columns(rows):
+def test_the_tables_of_rows_fit_eighty_columns(rows):
     console = Console(width=80, file=io.StringIO())
 
     analyze.report_rows(console, analysis.variant_table(rows), rows.analysis)
@@ -293,6 +296,7 @@ def test_the_table_of_rows_fits_eighty_columns(rows):
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
     assert max(len(line) for line in printed.splitlines()) <= 80
+    assert "p (Holm)" in printed, "of the rows' comparisons"
     assert "0.7389" in printed
     assert "+0.0222" in printed
 

@@ -30,6 +30,8 @@ from study.store import Study
 
 __all__ = ["here"]  # a fixture
 
+pytestmark = pytest.mark.ray
+
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDS = (1, 2, 3)
 EPOCHS = 4

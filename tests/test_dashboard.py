@@ -16,6 +16,8 @@ from playwright.sync_api import Page, sync_playwright
 from servers import is_free, require, unavailable, wait_until
 from test_study import SETTINGS, command
 
+pytestmark = pytest.mark.ray
+
 BROWSER_OPTIONS: Final = [
     "--no-sandbox",
     "--disable-gpu",

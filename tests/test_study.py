@@ -18,6 +18,8 @@ import optuna
 import psutil
 import pytest
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from safetensors.numpy import load_file
 
 import study.run
@@ -26,6 +28,8 @@ from cityseg.config import load
 from cityseg.folds import read_folds
 from study.progress import Board
 from study.store import Study
+
+pytestmark = pytest.mark.ray
 
 SETTINGS = (
     "data.input_size=[32,64]",
@@ -414,8 +418,7 @@ def test_a_losing_row_is_stopped_with_all_its_cells(tiny_city: Path, tmp_path: P
     assert not list(study.folder.glob("v001/f*/last")) and not list(
         study.folder.glob("v001/f*/*.s*")
     )
-    backend = optuna.storages.journal.JournalFileBackend(str(study.folder / "optuna.journal"))
-    storage = optuna.storages.JournalStorage(backend)
+    storage = JournalStorage(JournalFileBackend(str(study.folder / "optuna.journal")))
     trials = optuna.load_study(study_name="tiny", storage=storage).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
     again = run([sys.executable, "-c", LOSER, *words])

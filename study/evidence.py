@@ -1,0 +1,151 @@
+"""What a study's counts allow to be claimed: intervals of a row, and rows against each other.
+
+The counts of the out-of-fold frames are read from disk here; what is made of them is computed in
+`study.statistics`, `study.bootstrap` and `study.comparison`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from cityseg.cell import Confusion, read_confusion
+from study.analysis import OBJECTIVES, Spread, Variant, VariantTable, read_variant, spread_of_all
+from study.bootstrap import Resampling, ScoreEstimates, estimate_scores, resample, widest_unit
+from study.comparison import Comparison, Selection, compare, correct_selection, paired_folds
+from study.space import Objective
+from study.statistics import ClassStatistics, CorrectedMean, class_statistics, corrected_mean
+from study.store import variant_name
+from study.tally import Layout, Tally, miou, tally
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """The counts of a row whose folds are all done."""
+
+    tallies: dict[Objective, Tally]
+    confusion: dict[Objective, Int64[np.ndarray, "k 19 19"]]
+    """Summed over the frames of each fold; rows labels, columns predictions."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreEvidence:
+    """One of a row's four scores, in mIoU (0-1)."""
+
+    objective: Objective
+    spread: Spread
+    """Mean of the folds, and population std as in the paper."""
+    corrected: CorrectedMean
+    """The same mean with its sample std and the interval over trainings."""
+    estimates: ScoreEstimates
+    """Over frames or cities, for these networks."""
+    classes: tuple[ClassStatistics, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalTable:
+    """How far a row's scores can be believed."""
+
+    variant: Variant
+    scores: tuple[ScoreEvidence, ...]
+    """In the order of Table 1."""
+    epoch_choice: CorrectedMean
+    """Best minus last epoch, full-res, fold by fold."""
+    resolution: CorrectedMean
+    """Low-res minus full-res of the best epoch, fold by fold."""
+    cities: int
+    """That the frames are of."""
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonTable:
+    """The finished rows of a study against its base row."""
+
+    rows: VariantTable
+    comparisons: tuple[Comparison, ...]
+    """The best row first; none unless the base row is done."""
+    selection: Selection
+    """The best row's score, freed of having been chosen by it."""
+
+
+def read_out_of_fold(variant: Variant) -> OutOfFold | None:
+    """Counts of a row, of each frame and each fold; None unless all folds are done.
+
+    Raises:
+        InputError: one of the cells' files is damaged.
+    """
+    cells = [variant.cell(fold) for fold in range(1, variant.folds + 1)]
+    if any(cell.status() != "done" for cell in cells):
+        return None
+    folds = [read_confusion(cell.confusion) for cell in cells]
+    return OutOfFold(
+        {name: tally([(fold.names, _counts(fold, name)) for fold in folds]) for name in OBJECTIVES},
+        {name: np.stack([_counts(fold, name).sum(0) for fold in folds]) for name in OBJECTIVES},
+    )
+
+
+def _counts(confusion: Confusion, objective: Objective) -> Int64[np.ndarray, "n 19 19"]:
+    choice, resolution = OBJECTIVES[objective]
+    return getattr(getattr(confusion, choice), resolution)
+
+
+def interval_table(variant: Variant) -> IntervalTable | None:
+    """Intervals of all scores of a row; None unless all its folds are done.
+
+    Raises:
+        InputError: one of the cells' files is damaged.
+    """
+    counts = read_out_of_fold(variant)
+    if counts is None:
+        return None
+    tallies = counts.tallies
+    draws = _draws(tallies["best_full"].layout, variant)
+    return IntervalTable(
+        variant,
+        tuple(_score(name, counts, draws) for name in OBJECTIVES),
+        epoch_choice=paired_folds(tallies["best_full"], tallies["last_full"]),
+        resolution=paired_folds(tallies["best_low"], tallies["best_full"]),
+        cities=draws.layout.cities,
+    )
+
+
+def _draws(layout: Layout, variant: Variant) -> Resampling:
+    return resample(layout, widest_unit(layout), seed=variant.record.config.seed)
+
+
+def _score(name: Objective, counts: OutOfFold, draws: Resampling) -> ScoreEvidence:
+    there = counts.tallies[name]
+    scores = miou(there.totals)
+    return ScoreEvidence(
+        name,
+        spread_of_all(scores),
+        corrected_mean(scores, there.layout.test_train_ratio),
+        estimate_scores(there, draws),
+        class_statistics(counts.confusion[name]),
+    )
+
+
+def comparison_table(table: VariantTable) -> ComparisonTable | None:
+    """The finished rows, by the study's objective; None for fewer than two.
+
+    Raises:
+        InputError: a cell's file is damaged, or rows are not of the same frames.
+    """
+    done = [row.number for row in table.rows if row.status == "done"]
+    if len(done) < 2:
+        return None
+    rows = _tallies(table, done)
+    draws = _draws(next(iter(rows.values())).layout, table.variant)
+    base = variant_name(0)
+    comparisons = compare(rows, base, draws) if base in rows else ()
+    return ComparisonTable(table, comparisons, correct_selection(rows, draws))
+
+
+def _tallies(table: VariantTable, numbers: list[int]) -> dict[str, Tally]:
+    """Counts behind the objective, by the row's name."""
+    rows = {}
+    for number in numbers:
+        counts = read_out_of_fold(read_variant(table.variant.study, number))
+        if counts is not None:
+            rows[variant_name(number)] = counts.tallies[table.objective]
+    return rows

@@ -1,0 +1,205 @@
+"""Tables of evidence for people: intervals of a row, and its comparison with the others."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import pandas as pd
+
+from cityseg.labels import CLASS_NAMES
+from study.bootstrap import Estimate, Unit
+from study.comparison import Comparison
+from study.evidence import ComparisonTable, IntervalTable, ScoreEvidence
+from study.statistics import CorrectedMean, Interval, limiting_classes
+from study.store import variant_name
+from study.tables import FOLD_HEADINGS, NO_VALUE, OBJECTIVE_WORDS, decimals, marked, signed
+
+UNIT_WORDS: Final[dict[Unit, str]] = {"cities": "whole cities", "frames": "single frames"}
+
+
+def interval_numbers(table: IntervalTable) -> pd.DataFrame:
+    """Intervals in full precision: for each score one line of the mIoU, then one a class."""
+    rows = [row for score in table.scores for row in _interval_rows(score)]
+    return marked(pd.DataFrame(rows).astype({"folds": "Int64"}), table.variant)
+
+
+def _interval_rows(score: ScoreEvidence) -> list[dict[str, object]]:
+    estimates, corrected = score.estimates, score.corrected
+    first = {"objective": score.objective, "class": "mIoU"}
+    first |= {"std_population": score.spread.std, "std_sample": corrected.std}
+    first |= _ends("t", corrected.interval)
+    first |= _estimates(estimates.mean_of_folds, estimates.pooled)
+    rows = [first]
+    for name, one, mean, pooled in zip(
+        CLASS_NAMES, score.classes, estimates.class_mean, estimates.class_pooled, strict=True
+    ):
+        row = {"objective": score.objective, "class": name, "std_sample": one.std}
+        row |= _estimates(mean, pooled)
+        row |= {"precision": one.precision, "recall": one.recall, "share": one.share}
+        rows.append(row | {"folds": one.folds, "gain_at_median": one.gain})
+    return [row | {"drawn": estimates.unit, "units": estimates.units} for row in rows]
+
+
+def _estimates(mean: Estimate, pooled: Estimate) -> dict[str, object]:
+    numbers: dict[str, object] = {}
+    for name, one in (("mean", mean), ("pooled", pooled)):
+        numbers |= {name: one.value, f"{name}_std_error": one.std_error}
+        numbers |= _ends(f"{name}_percentile", one.percentile)
+        numbers |= _ends(f"{name}_bca", one.bca)
+        numbers[f"{name}_replicates"] = one.replicates
+    return numbers
+
+
+def _ends(name: str, interval: Interval) -> dict[str, object]:
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def interval_text(table: IntervalTable) -> pd.DataFrame:
+    """Intervals as printed: a column a score, as in Table 1."""
+    drawn = table.scores[0].estimates.unit.capitalize()
+    names = [
+        "Mean", "Std", "Sample std", "Folds: 95 % from", "Folds: 95 % to",
+        f"{drawn}: 95 % from", f"{drawn}: 95 % to", "Pooled",
+    ]  # fmt: skip
+    columns = {"Statistic": names}
+    for score in table.scores:
+        columns[FOLD_HEADINGS[score.objective]] = [decimals(v) for v in _interval_column(score)]
+    return pd.DataFrame(columns)
+
+
+def _interval_column(score: ScoreEvidence) -> list[float]:
+    corrected, drawn = score.corrected, score.estimates.mean_of_folds.percentile
+    return [
+        score.spread.mean, score.spread.std, corrected.std,
+        corrected.interval.low, corrected.interval.high, drawn.low, drawn.high,
+        score.estimates.pooled.value,
+    ]  # fmt: skip
+
+
+def interval_caption(table: IntervalTable) -> str:
+    """What must be known to read the intervals."""
+    variant, estimates = table.variant, table.scores[0].estimates
+    words = [
+        f"Study {variant.title}: how far the mIoU of {variant.folds} folds by {variant.grouping}"
+        f" on {variant.data} can be believed.",
+        "Std is the population one (ddof = 0), Sample std has ddof = 1.",
+        "Folds: 95 % interval of the mean for other trainings, by the corrected t test of Nadeau"
+        " and Bengio (2003).",
+        f"{estimates.unit.capitalize()}: 95 % interval of the mean for these networks on other"
+        f" frames, by a bootstrap of {UNIT_WORDS[estimates.unit]} ({estimates.units}).",
+        *_few_cities(table.cities, estimates.unit),
+        *_missed(table.scores),
+        "Pooled: mIoU of the counts summed over the folds.",
+        f"Best over last epoch, full-res: {_mean_words(table.epoch_choice)}.",
+        f"Low-res over full-res: {_mean_words(table.resolution)}.",
+        *_limits(table),
+    ]
+    return " ".join(words)
+
+
+def _few_cities(cities: int, unit: Unit) -> list[str]:
+    if unit == "cities":
+        return []
+    return [
+        f"The frames are of {cities} {'city' if cities == 1 else 'cities'}, too few in the folds"
+        " to draw whole ones; frames of a city are alike, so this interval is too narrow."
+    ]
+
+
+def _missed(scores: Sequence[ScoreEvidence]) -> list[str]:
+    """A warning where a class is so rare that the bootstrap's scores are of other classes."""
+    if all(
+        one.percentile.low <= one.value <= one.percentile.high or math.isnan(one.percentile.low)
+        for one in (score.estimates.mean_of_folds for score in scores)
+    ):
+        return []
+    return [
+        "One of these misses its mean: a class stands in so few that many draws are without it,"
+        " and do not count it; the interval is not to be relied on."
+    ]
+
+
+def _mean_words(mean: CorrectedMean) -> str:
+    ends = (mean.interval.low, mean.interval.high)
+    return f"{signed(mean.mean)} (95 % interval {signed(ends[0])} to {signed(ends[1])})"
+
+
+def _limits(table: IntervalTable) -> list[str]:
+    score = next(score for score in table.scores if score.objective == "best_full")
+    limits = [
+        f"{CLASS_NAMES[c]} ({signed(score.classes[c].gain)})"
+        for c in limiting_classes(score.classes)
+    ]
+    if not limits:
+        return []
+    return [
+        f"The full-res mean would gain most by these classes at the median: {', '.join(limits)}."
+    ]
+
+
+def comparison_numbers(table: ComparisonTable) -> pd.DataFrame:
+    """Comparisons in full precision: one line a row, the best first, with its verdict."""
+    rows = [_comparison_numbers(one, table) for one in table.comparisons]
+    return marked(pd.DataFrame(rows), table.rows.variant)
+
+
+def _comparison_numbers(one: Comparison, table: ComparisonTable) -> dict[str, object]:
+    numbers: dict[str, object] = {"row": one.row, "base": one.base}
+    numbers |= {"objective": table.rows.objective, "difference": one.difference}
+    numbers |= _ends("t", one.by_fold.interval)
+    numbers |= _ends("percentile", one.by_unit.percentile)
+    numbers |= _ends("bca", one.by_unit.bca)
+    return numbers | {
+        "drawn": one.unit,
+        "t_p": one.by_fold.p_value,
+        "bootstrap_p": one.unit_p_value,
+        "p": one.p_value,
+        "p_holm": one.adjusted,
+        "bootstrap_p_holm": one.unit_adjusted,
+        "detectable": one.detectable,
+        "shown": one.is_shown,
+        "chosen_share": table.selection.chosen[one.row],
+        "verdict": one.verdict,
+    }
+
+
+def comparison_text(table: ComparisonTable, most: int | None = None) -> pd.DataFrame:
+    """Comparisons as printed, or the first of them."""
+    rows = table.comparisons[:most]
+    return pd.DataFrame(
+        {
+            "Row": [one.row for one in rows],
+            "To base": [signed(one.difference) for one in rows],
+            "95 % from": [signed(one.interval.low) for one in rows],
+            "95 % to": [signed(one.interval.high) for one in rows],
+            "p": [_p(one.p_value) for one in rows],
+            "p (Holm)": [_p(one.adjusted) for one in rows],
+            "Detectable": [decimals(one.detectable) for one in rows],
+        }
+    )
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return NO_VALUE
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def comparison_caption(table: ComparisonTable, most: int | None = None) -> str:
+    """What must be known to read the comparisons; the verdict first."""
+    variant, rows = table.rows.variant, table.rows
+    drawn = UNIT_WORDS[table.selection.unit]
+    words = [
+        f"{table.comparisons[0].verdict}.",
+        f"Study {variant.title}: finished rows against {variant_name(0)} by {rows.objective}, the"
+        f" {OBJECTIVE_WORDS[rows.objective]}, paired on the same frames and {variant.folds} folds"
+        f" by {variant.grouping} on {variant.data}.",
+        "p is the larger, and the interval the wider, of the corrected t test over folds (Nadeau"
+        f" and Bengio 2003) and a paired bootstrap of {drawn}; p (Holm) is adjusted for"
+        f" {table.comparisons[0].compared} rows.",
+        "Detectable: the smallest true difference that a study such as this would show in 80 of"
+        " 100 cases at 5 %, of one row alone.",
+    ]
+    if most is not None and len(table.comparisons) > most:
+        words.append(f"{len(table.comparisons) - most} more rows are in the files.")
+    return " ".join(words)
