@@ -9,9 +9,8 @@ run: .venv/run-installed ## the paper's study on the embedded city, then its tab
 	$(BIN)/python -m study.run --folds 3
 	$(BIN)/python -m study.analyze
 
-test: setup ## all tests: in two processes, then those that start a Ray one after the other
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray"
-	$(BIN)/python -m pytest -m ray
+test: setup ## all tests, in two processes; those that start a Ray share one of them
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup ## lint, format, types, directions of import
 	$(BIN)/ruff check .

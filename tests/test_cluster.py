@@ -30,7 +30,7 @@ from study.store import Study
 
 __all__ = ["here"]  # a fixture
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.xdist_group("ray")  # one Ray at a time
 
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDS = (1, 2, 3)

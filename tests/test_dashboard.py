@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 from servers import is_free, require, unavailable, wait_until
 from test_study import SETTINGS, command
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.xdist_group("ray")  # one Ray at a time
 
 BROWSER_OPTIONS: Final = [
     "--no-sandbox",
@@ -55,7 +55,8 @@ def printed(
 ) -> Iterator[Printed]:
     """A study that trains until the tests are over, of a user who never used Ray before."""
     try:
-        wait_until(lambda: is_free(AGENT_PORT), limit_s=30)  # an earlier test's may be ending
+        # that of a Ray which was killed ends a minute or two later
+        wait_until(lambda: is_free(AGENT_PORT), limit_s=180)
     except AssertionError:
         unavailable(f"another Ray runs on this machine: it holds port {AGENT_PORT}")
     home = tmp_path_factory.mktemp("home")

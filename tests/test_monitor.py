@@ -21,7 +21,7 @@ from tensorboardX.proto import event_pb2
 from cityseg.cell import Cell, Epoch, write_epochs
 from study.monitor import LABELS, QUANTITIES, REFRESH_S, Monitor
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.xdist_group("ray")  # one Ray at a time
 
 DASHBOARD: Final = Path(__file__).parents[1] / "study" / "grafana.json"
 TAGS: Final = {"mIoU/low", "mIoU/full", "loss/train", "loss/val", "lr", "images_per_s"}

@@ -29,7 +29,7 @@ from cityseg.folds import read_folds
 from study.progress import Board
 from study.store import Study
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.xdist_group("ray")  # one Ray at a time
 
 SETTINGS = (
     "data.input_size=[32,64]",
@@ -356,7 +356,7 @@ def test_a_search_that_was_killed_and_grew_tells_every_row_once(
     tiny_city: Path, tmp_path: Path, calm: tuple[Study, object]
 ):
     study = Study(tmp_path / "results" / "tiny")
-    words = [*study_command(tiny_city, study.folder.parent), SPACE, "train.epochs=2"]
+    words = [*study_command(tiny_city, study.folder.parent), SPACE, "folds.count=2"]
     process = subprocess.Popen(
         [*words, "--variants", "2"],
         stdout=subprocess.DEVNULL,
@@ -373,7 +373,7 @@ def test_a_search_that_was_killed_and_grew_tells_every_row_once(
     grown = run([*words, "search.keep_weights=all", "--variants", "3", "--prune"])
     assert grown.returncode == 0, grown.stdout + grown.stderr
     assert grown.stderr == ""
-    assert "3 rows x 3 folds" in grown.stdout
+    assert "3 rows x 2 folds" in grown.stdout
     assert study.row(1) == drawn and drawn.origin == "tpe"
     assert study.read().search.prune
     assert done == {path: path.stat().st_mtime_ns for path in done}  # not run again
@@ -383,7 +383,7 @@ def test_a_search_that_was_killed_and_grew_tells_every_row_once(
     board = Board.read(study)
     assert [trial.value for trial in trials] == [row.score("best_full") for row in board]
     for row in (1, 2):
-        config = load(study.cell(row, 3).config)
+        config = load(study.cell(row, 2).config)
         assert (
             config.train.lr
             == study.row(row).parameters["train.lr"]
@@ -408,12 +408,12 @@ sys.exit(main())
 def test_a_losing_row_is_stopped_with_all_its_cells(tiny_city: Path, tmp_path: Path):
     study = Study(tmp_path / "results" / "tiny")
     words = study_command(tiny_city, study.folder.parent)[3:]
-    words += ["train.epochs=6", "--grid", "train.lr=[2e-3]", "--storage", "journal", "--prune"]
+    words += ["train.epochs=4", "--grid", "train.lr=[2e-3]", "--storage", "journal", "--prune"]
     pruned = run([sys.executable, "-c", LOSER, *words])
     assert pruned.returncode == 0, pruned.stdout + pruned.stderr
     assert "v001  pruned" in pruned.stdout and "behind v000 by a rule" in pruned.stdout
     cells = Board.read(study).rows[1].cells
-    assert 1 <= sum(len(cell.epochs) for cell in cells) < 12
+    assert 1 <= sum(len(cell.epochs) for cell in cells) < 8
     assert not cells[2].epochs  # was never begun: two run at a time
     assert not list(study.folder.glob("v001/f*/last")) and not list(
         study.folder.glob("v001/f*/*.s*")
@@ -428,7 +428,7 @@ def test_a_losing_row_is_stopped_with_all_its_cells(tiny_city: Path, tmp_path: P
 def test_rows_by_hand_need_no_optuna(tiny_city: Path, tmp_path: Path):
     city = Path(shutil.copytree(tiny_city, tmp_path / "city"))
     study = Study(tmp_path / "results" / "tiny")
-    words = [*study_command(city, study.folder.parent), "train.epochs=1", "--keep-weights", "none"]
+    words = [*study_command(city, study.folder.parent), "folds.count=2", "--keep-weights", "none"]
     finished = run([*words, "--grid", "train.lr=[1e-3, 2e-3]", "--grid", "model.dropout=[0]"])
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert [row.parameters for row in study.rows()] == [
@@ -436,7 +436,7 @@ def test_rows_by_hand_need_no_optuna(tiny_city: Path, tmp_path: Path):
     ]  # fmt: skip
     assert not list(study.folder.glob("optuna*")) and study.read().storage is None
     assert not list(study.folder.rglob("best.safetensors"))
-    assert len(list(study.folder.rglob("confusion.npz"))) == 6
+    assert len(list(study.folder.rglob("confusion.npz"))) == 4
 
 
 def test_no_process_is_left_behind(calm: tuple[Study, object]):
