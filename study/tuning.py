@@ -53,6 +53,8 @@ MAX_FAILURES: Final = 2
 CONNECT_TIMEOUT_S: Final = 5
 FAREWELL_S: Final = 60
 """How long a driver in the cluster is given to stop: as long as Ray waits for a lost client."""
+CLIENT_ATTEMPTS: Final = 3
+"""To connect through Ray's client, whose own time limits a busy machine overruns."""
 POLL_S: Final = 2
 """Between two looks at a study that runs elsewhere."""
 
@@ -118,17 +120,28 @@ def _running_ray(address: str, settle: Callable[[list[Machine]], Allotment]) -> 
         InputError: there is none at the address, or it does not let us in.
     """
     _check_reachable(address)
+    remote = address.startswith("ray://")
     try:
-        with _stderr_closed():
-            context = ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        context = _join(address, attempts=CLIENT_ATTEMPTS if remote else 1)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _no_ray(address, lines[0]) from None
-    remote = address.startswith("ray://")
     try:
         yield Cluster(settle(_machines()), False, remote, context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+def _join(address: str, attempts: int) -> Any:
+    """Connect; a client's Ray starts a process for it over there, and gives up on a slow one."""
+    try:
+        with _stderr_closed():
+            return ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError:
+        if attempts == 1:
+            raise
+        ray.shutdown()
+        return _join(address, attempts - 1)
 
 
 def _check_reachable(address: str) -> None:

@@ -261,7 +261,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
     for _ in range(4800):
         if condition():
             return
-        assert process.poll() is None, "the study ended too early"
+        assert process.poll() is None, ("the study ended too early", *process.communicate())
         time.sleep(0.05)
     raise AssertionError("waited four minutes in vain")
 
