@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ for _key, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
 import filelock
+import psutil
 import ray
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
@@ -100,9 +102,31 @@ def _own_ray(dashboard: bool, settle: Callable[[list[Machine]], Allotment]) -> I
     )
     _hide_token()
     try:
-        yield Cluster(allotment, True, False, context.dashboard_url or "")
+        with _interrupted_if_raylet_dies():
+            yield Cluster(allotment, True, False, context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _interrupted_if_raylet_dies() -> Iterator[None]:
+    """Tune waits for ever on a Ray whose raylet was killed: then end as by Ctrl-C instead."""
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLL_S):
+            if any(raylet.status() == psutil.STATUS_ZOMBIE for raylet in raylets):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _hide_token() -> None:

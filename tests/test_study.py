@@ -328,6 +328,18 @@ def test_a_killed_worker_and_a_killed_driver_change_no_bit(
         assert_same_result(study.cell(0, fold), calm[0].cell(0, fold))
 
 
+def test_a_ray_that_dies_ends_the_study_instead_of_hanging_it(
+    started: tuple[Study, subprocess.Popen[str]],
+):
+    study, process = started
+    children = psutil.Process(process.pid).children()
+    next(child for child in children if child.name() == "raylet").kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "continue with the same command" in out
+    assert any(study.cell(0, fold).has_epochs() for fold in (1, 2, 3))
+
+
 def test_a_failed_fold_is_told_and_a_rerun_completes_it(
     tiny_city: Path, tmp_path: Path, calm: tuple[Study, object]
 ):
