@@ -23,6 +23,7 @@ import numpy as np
 import optuna
 import psutil
 import tyro
+from safetensors.numpy import load_file
 
 from cityseg.cell import read_confusion
 from study.progress import Board
@@ -197,7 +198,9 @@ def same_cell(calm: Study, stormy: Study, variant: int, fold: int) -> bool:
         return one.status() == other.status()
     a, b = read_confusion(one.confusion), read_confusion(other.confusion)
     counts = [(getattr(a, w), getattr(b, w)) for w in ("best", "last")]
-    return one.best_weights.read_bytes() == other.best_weights.read_bytes() and all(
+    weights, others = load_file(one.best_weights), load_file(other.best_weights)
+    same = all(np.array_equal(value, others[name]) for name, value in weights.items())
+    return same and all(
         x.epoch == y.epoch and np.array_equal(x.low, y.low) and np.array_equal(x.full, y.full)
         for x, y in counts
     )
