@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from ray.util.metrics import Gauge
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.proto import event_pb2, summary_pb2  # classes made at run time: ignores below
 
 from cityseg.cell import Cell, Epoch, read_epochs
 

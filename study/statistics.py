@@ -148,6 +148,7 @@ def _noncentrality(freedom: float, power: float, alpha: float) -> float:
         above, below = stats.norm.sf(bars - shift), stats.norm.cdf(-bars - shift)
         return float((above + below).mean()) - power
 
+    # typed for `full_output`, too, which would return a pair
     return optimize.brentq(lacks, 0, bars[-1] + 10)  # pyright: ignore[reportReturnType]
 
 
