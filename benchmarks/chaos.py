@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class Count:
     """Times that a cell was at work when its process was killed."""
     epochs_lost: int = 0
     """Finished epochs that were gone after a kill."""
+    rows: Counter[int] = field(default_factory=Counter)
+    """Kills by the row that was at work."""
 
     @property
     def all_kills(self) -> int:
@@ -61,7 +64,8 @@ class Count:
         return (
             f"{self.all_kills} kills ({kills}), {self.starts} starts of the driver, "
             f"{self.cells_cut} times a cell was cut inside an epoch, "
-            f"{self.epochs_lost} finished epochs lost"
+            f"{self.epochs_lost} finished epochs lost; kills by row at work: "
+            f"{', '.join(f'v{row:03d} {count}' for row, count in sorted(self.rows.items()))}"
         )
 
 
@@ -86,7 +90,9 @@ def main(kills: int = 30, rows: int = 6, seed: int = 0, prune: bool = False) -> 
         while total.all_kills < kills:
             rounds += 1
             stormy = Study(Path(folder) / f"stormy{rounds}" / "study")
-            under_fire([*words, "--results", str(stormy.folder.parent)], stormy, draw, total, kills)
+            command_line = [*words, "--results", str(stormy.folder.parent)]
+            # the mean pause is such that the kills are spread over the whole of the study
+            under_fire(command_line, stormy, draw, total, kills, 2 * lasted / kills)
             differences = compare(calm, stormy)
             equal &= not differences
             print(f"round {rounds}: {total}; {'; '.join(differences) or 'equal'}", flush=True)
@@ -106,9 +112,12 @@ def command(folder: Path, rows: int, prune: bool) -> list[str]:
 
 
 def under_fire(
-    words: list[str], study: Study, draw: random.Random, count: Count, most: int
+    words: list[str], study: Study, draw: random.Random, count: Count, most: int, pause: float
 ) -> None:
-    """Run the study to its end, killing one of its processes every few seconds until `most`."""
+    """Run the study to its end, killing one of its processes until there were `most` kills.
+
+    Before each a cell is at work, and up to `pause` seconds pass.
+    """
     mark = uuid.uuid4().hex
     while True:
         count.starts += 1
@@ -119,7 +128,7 @@ def under_fire(
         while driver.poll() is None:
             wait_for_work(driver, mark)
             try:
-                driver.wait(draw.uniform(0, 20) if count.all_kills < most else None)
+                driver.wait(draw.uniform(0, pause) if count.all_kills < most else None)
             except subprocess.TimeoutExpired:
                 strike(driver, mark, study, draw.choice(VICTIMS), count)
         if driver.returncode == 0:
@@ -149,6 +158,7 @@ def strike(
     before = finished_epochs(study)
     targets[0].kill()
     count.kills[victim] += 1
+    count.rows[max((row for row, _ in before), default=0)] += 1
     after = finished_epochs(study)
     count.cells_cut += any(not (study.cell(*c).confusion.is_file()) for c in before)
     count.epochs_lost += sum(max(0, epochs - after.get(cell, 0)) for cell, epochs in before.items())
