@@ -1,4 +1,4 @@
-"""The command `python -m cityseg`: train one cell, evaluate, predict, verify.
+"""The command `python -m cityseg`: train one cell, evaluate, predict, verify, prepare.
 
 What needs torch is imported by the commands that need it, so that the others start at once, and
 so do the processes that read files.
@@ -7,6 +7,7 @@ so do the processes that read files.
 import json as json_format
 import logging
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -45,6 +46,8 @@ class Train:
     """A folds.json to split by."""
     out: Path | None = None
     """Folder of the cell; by default results/cell-CONFIG-fFOLD."""
+    cache_dir: Path | None = None
+    """Folder of the decoded frames, on a local disk (resources.cache_dir)."""
 
     def run(self) -> int:
         """Train until done, with a line for every epoch."""
@@ -53,7 +56,8 @@ class Train:
         from cityseg.plan import plan_folds, resolve
         from cityseg.train import train_cell, use_device
 
-        plan = resolve(self.config, self.data, self.folds, self.grouping, self.seed, self.settings)
+        words = (*_cache_words(self.cache_dir), *self.settings)
+        plan = resolve(self.config, self.data, self.folds, self.grouping, self.seed, words)
         print(plan.describe_data(), flush=True)
         folds = plan_folds(plan, self.folds_file)
         train, val = folds.split(plan.frames, self.fold)
@@ -110,6 +114,7 @@ class Evaluate:
         from cityseg.checkpoint import load_network
         from cityseg.evaluate import evaluate
         from cityseg.minicity import ensure
+        from cityseg.precision import place
         from cityseg.samples import val_loader
         from cityseg.scoring import score
         from cityseg.train import loader_workers, use_device
@@ -119,7 +124,7 @@ class Evaluate:
         device = use_device(config.resources)
         workers = loader_workers(config.resources, device)
         batches = val_loader(frames, config, workers, pin=device.type == "cuda")
-        counted = evaluate(model.to(device), batches, config, device)
+        counted = evaluate(place(model, device), batches, config, device)
         return frames, score(counted.low), score(counted.full)
 
     def _score_predictions(self, folder: Path) -> "tuple[list[Frame], Scores | None, Scores]":
@@ -159,6 +164,7 @@ class Predict:
     def run(self) -> int:
         """Segment one picture after the other, and say where they are."""
         from cityseg.checkpoint import load_network
+        from cityseg.precision import place
         from cityseg.predict import Outputs, find_pictures, segment
         from cityseg.train import use_device
 
@@ -166,7 +172,7 @@ class Predict:
         pictures = find_pictures(self.image, outputs)
         model, config = load_network(self.weights)
         device = use_device(config.resources)
-        model.to(device)
+        place(model, device)
         for name, picture in pictures.items():
             segment(model, picture, name, outputs, config, device)
             print(outputs.label_ids / f"{name}_labelIds.png", flush=True)
@@ -238,6 +244,47 @@ def _check_validated(cell: "Cell", val: list[Frame]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Prepare:
+    """Decode all frames of a data set once, for every training on this machine to read.
+
+    A training does so by itself when it begins; this does it ahead.
+    """
+
+    data: Path | None = None
+    """Root of the data set; by default $CITYSCAPES_DATASET, else the embedded city."""
+    cache_dir: Path | None = None
+    """Folder for it, on a local disk; by default $CITYSEG_CACHE, else the user's cache folder."""
+    processes: int | None = None
+    """That decode; by default one a core."""
+
+    def run(self) -> int:
+        """Build it, or say that it is there."""
+        from cityseg.cache import ensure
+        from cityseg.config import City
+        from cityseg.minicity import ensure as ensure_city
+
+        root = resolve_root(self.data) or ensure_city(City())
+        frames = index(root, "train")
+        started = time.perf_counter()
+        cache = ensure(frames, self.cache_dir, self.processes)
+        seconds = time.perf_counter() - started
+        size = sum(file.stat().st_size for file in cache.folder.iterdir()) / 1e9
+        print(f"{len(frames)} frames in {cache.folder}, {size:.2f} GB, after {seconds:.1f} s")
+        others = [path for path in cache.folder.parent.glob("frames-*") if path != cache.folder]
+        if others:
+            print(f"{len(others)} caches of other or changed data sets lie beside it; "
+                  "what no training reads may be deleted")  # fmt: skip
+        return 0
+
+
+def _cache_words(cache_dir: Path | None) -> tuple[str, ...]:
+    """The option as a setting."""
+    if cache_dir is None:
+        return ()
+    return (f"resources.cache_dir={json_format.dumps(str(cache_dir))}",)
+
+
 def _result_line(cell: "Cell", was_done: bool) -> str:
     from cityseg.cell import read_confusion
     from cityseg.metrics import mean_iou
@@ -288,9 +335,9 @@ def main() -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = tyro.cli(
-        Train | Evaluate | Predict | Verify,
+        Train | Evaluate | Predict | Verify | Prepare,
         prog="cityseg",
-        description="Street-scene segmentation: train one cell, evaluate, predict, verify.",
+        description="Street-scene segmentation: train one cell, evaluate, predict, and so on.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import platformdirs
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
@@ -106,6 +107,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     return _read(path, "RGB")
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels, from the file's header alone.
+
+    Raises:
+        InputError: the file is no picture.
+    """
+    with _decoding(path) as image:
+        return image.height, image.width
+
+
 def read_label_ids(path: Path) -> UInt8[np.ndarray, "h w"]:
     """A label map as shipped: label ids.
 
@@ -185,6 +196,11 @@ def resolve_root(given: Path | None) -> Path | None:
         return given.expanduser().resolve()
     official = os.environ.get("CITYSCAPES_DATASET")
     return Path(official).expanduser().resolve() if official else None
+
+
+def cache_folder() -> Path:
+    """Where what is made from data sets is kept: `$CITYSEG_CACHE`, else the user's cache folder."""
+    return Path(os.environ.get("CITYSEG_CACHE") or platformdirs.user_cache_dir("cityseg"))
 
 
 def kind(root: Path, frames: list[Frame]) -> Kind:

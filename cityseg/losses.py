@@ -12,10 +12,13 @@ def cross_entropy_sum(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum of the cross-entropy over the labelled pixels, in nats, and how many those are.
 
-    Kept apart so that a mean over many batches is divided once. Computed in float32.
+    Kept apart so that a mean over many batches is divided once. Computed in float32. By a gather:
+    torch's own two-dimensional loss adds up in no fixed order on a GPU.
     """
-    total = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="sum")
-    return total, (target != IGNORE).sum().to(total.dtype)
+    labelled = target != IGNORE
+    own_class = target.masked_fill(~labelled, 0).long()
+    log_likelihood = F.log_softmax(logits.float(), dim=1).gather(1, own_class[:, None])[:, 0]
+    return -log_likelihood.masked_fill(~labelled, 0).sum(), labelled.sum().float()
 
 
 def cross_entropy(

@@ -272,7 +272,12 @@ def count_parameters(model: nn.Module) -> int:
 def resize(
     x: Float[Tensor, "b c h w"], size: torch.Size | tuple[int, int]
 ) -> Float[Tensor, "b c h2 w2"]:
-    """Bilinear interpolation to exactly `size` (height, width), corners not aligned."""
+    """Bilinear interpolation to exactly `size` (height, width), corners not aligned.
+
+    Of the same size it is the identity, and skipped: under autocast it would turn to float32.
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
     return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 

@@ -1,50 +1,22 @@
 """Samples and batches for the network, each a pure function of (seed, epoch, position)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cityseg.augment import MEAN, STD, TrainTransform, val_transform
+from cityseg.cache import Reader
 from cityseg.config import Config
 from cityseg.data import Frame, read_frame
 from cityseg.errors import InputError
+from cityseg.inputs import TrainBatch, ValBatch, resized
 
 SHUFFLE_STREAM: Final = 2**32 - 1
 """Stands where a sample's index would: the order of an epoch has a random stream of its own."""
-
-
-@dataclass(frozen=True)
-class TrainBatch:
-    """Augmented samples."""
-
-    image: UInt8[Tensor, "b 3 h w"]
-    target: UInt8[Tensor, "b h w"]
-
-    def pin_memory(self) -> "TrainBatch":
-        """For the loader: copies to the device may then overlap."""
-        return TrainBatch(self.image.pin_memory(), self.target.pin_memory())
-
-
-@dataclass(frozen=True)
-class ValBatch:
-    """Validation samples, with their labels at both resolutions."""
-
-    names: list[str]
-    image: UInt8[Tensor, "b 3 h w"]
-    target: UInt8[Tensor, "b h w"]
-    full_targets: list[UInt8[Tensor, "_ _"]]
-    """At each frame's own size, which may differ from frame to frame."""
-
-    def pin_memory(self) -> "ValBatch":
-        """For the loader: copies to the device may then overlap."""
-        full = [target.pin_memory() for target in self.full_targets]
-        return ValBatch(self.names, self.image.pin_memory(), self.target.pin_memory(), full)
 
 
 Batch = TypeVar("Batch")
@@ -67,30 +39,35 @@ class Loader(Generic[Batch]):
 class TrainSamples(Dataset[tuple[Tensor, Tensor]]):
     """Augmented samples, addressed by (epoch, index)."""
 
-    def __init__(self, frames: list[Frame], config: Config):
+    def __init__(self, frames: list[Frame], config: Config, read: Reader):
         self.frames = frames
+        self.read = read
         self.seed = config.seed
+        from cityseg.augment import TrainTransform  # a second, and only training needs it
+
         self.transform = TrainTransform(config.data)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, i = key
-        image, target = read_frame(self.frames[i])
+        image, target = self.read(self.frames[i])
         image, target = self.transform(image, target, (self.seed, epoch, i))
-        return to_tensor(image), torch.from_numpy(target)
+        return torch.from_numpy(image), torch.from_numpy(target)
 
 
 class ValSamples(Dataset[tuple[str, Tensor, Tensor, Tensor]]):
     """Resized samples, with their full-size labels."""
 
-    def __init__(self, frames: list[Frame], config: Config):
+    def __init__(self, frames: list[Frame], config: Config, read: Reader):
         self.frames = frames
-        self.transform = val_transform(config.data)
+        self.read = read
+        self.size = config.data.input_size
 
     def __getitem__(self, i: int) -> tuple[str, Tensor, Tensor, Tensor]:
         frame = self.frames[i]
-        source, full = read_frame(frame)
-        image, target = self.transform(source, full)
-        return frame.name, to_tensor(image), torch.from_numpy(target), torch.from_numpy(full)
+        source, full = self.read(frame)
+        image, target = resized(source, full, self.size)
+        small = torch.from_numpy(image), torch.from_numpy(target)
+        return frame.name, *small, torch.from_numpy(full)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -127,12 +104,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def train_loader(
-    frames: list[Frame], config: Config, workers: int, pin: bool
+    frames: list[Frame], config: Config, workers: int, pin: bool, read: Reader = read_frame
 ) -> tuple[Loader[TrainBatch], EpochBatches]:
     """Loader of training batches, and its sampler, whose `epoch` is set before each pass."""
     batches = EpochBatches(len(frames), config.train.batch_size, config.seed)
     loader = DataLoader(
-        TrainSamples(frames, config),
+        TrainSamples(frames, config, read),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate_train,
@@ -142,10 +119,12 @@ def train_loader(
     return Loader(loader), batches
 
 
-def val_loader(frames: list[Frame], config: Config, workers: int, pin: bool) -> Loader[ValBatch]:
+def val_loader(
+    frames: list[Frame], config: Config, workers: int, pin: bool, read: Reader = read_frame
+) -> Loader[ValBatch]:
     """Loader of validation batches, in the frames' order."""
     loader = DataLoader(
-        ValSamples(frames, config),
+        ValSamples(frames, config, read),
         batch_size=config.evaluate.batch_size,
         num_workers=workers,
         collate_fn=_collate_val,
@@ -155,24 +134,17 @@ def val_loader(frames: list[Frame], config: Config, workers: int, pin: bool) -> 
     return Loader(loader)
 
 
-def to_tensor(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    """Channels first; still 0-255."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def normalise(image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """0-255 to zero mean and unit variance by ImageNet's statistics, on the image's device."""
-    mean, std = (
-        torch.tensor(values, device=image.device).mul(255)[:, None, None] for values in (MEAN, STD)
-    )
-    return (image.float() - mean) / std
-
-
 def _collate_train(samples: list[tuple[Tensor, Tensor]]) -> TrainBatch:
     images, targets = zip(*samples, strict=True)
-    return TrainBatch(torch.stack(images), torch.stack(targets))
+    return TrainBatch(_channels_first(images), torch.stack(targets))
 
 
 def _collate_val(samples: list[tuple[str, Tensor, Tensor, Tensor]]) -> ValBatch:
     names, images, targets, full_targets = zip(*samples, strict=True)
-    return ValBatch(list(names), torch.stack(images), torch.stack(targets), list(full_targets))
+    image, target = _channels_first(images), torch.stack(targets)
+    return ValBatch(list(names), image, target, list(full_targets))
+
+
+def _channels_first(images: Sequence[Tensor]) -> Tensor:
+    """One batch of images; in memory, a pixel's channels stay side by side."""
+    return torch.stack(list(images)).permute(0, 3, 1, 2)

@@ -23,17 +23,19 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cityseg import atomic
+from cityseg.cache import frame_reader
 from cityseg.cell import Cell, Confusion, Counts, Epoch, write_confusion, write_epochs
 from cityseg.checkpoint import load_network, load_state, save_state, save_weights, weights_epoch
 from cityseg.config import Config, Resources, difference, load
 from cityseg.data import Frame, read_image
 from cityseg.errors import InputError, TrainingError
-from cityseg.evaluate import Evaluation, autocast, evaluate, predict
+from cityseg.evaluate import Evaluation, Forward, evaluate, predict
 from cityseg.labels import LABEL_ID_OF_TRAIN_ID
-from cityseg.losses import cross_entropy
 from cityseg.metrics import mean_iou
 from cityseg.model import UNet, initial_model
-from cityseg.samples import EpochBatches, TrainBatch, normalise, train_loader, val_loader
+from cityseg.precision import choose_kernels, place
+from cityseg.samples import EpochBatches, TrainBatch, train_loader, val_loader
+from cityseg.step import Step, training_step
 
 LOCK_TIMEOUT_S: Final = 120
 """How long a cell that another process holds is waited for: a machine that lost its power holds a
@@ -54,6 +56,16 @@ class Run:
     best: Counts | None = None
     last: Counts | None = None
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of now."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data only."""
         parts = {
@@ -69,8 +81,13 @@ class Run:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
+        own = [(group["lr"], group["capturable"]) for group in self.optimizer.param_groups]
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        for group, (lr, capturable) in zip(self.optimizer.param_groups, own, strict=True):
+            group["capturable"] = capturable
+            if isinstance(lr, torch.Tensor):  # stays on its device
+                group["lr"] = lr.fill_(float(group["lr"]))
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
         self.best, self.last = _from_state(state["best"]), _from_state(state["last"])
 
@@ -87,19 +104,23 @@ def fit(
         InputError: weights or frames that cannot be read; a state of another training.
         TrainingError: the loss is not finite.
     """
+    choose_kernels(config, device)
+    read = frame_reader([*train, *val], config)
     run = start_run(config, device)
     token = _resume(run, cell, config, train, val)
     workers, pin = loader_workers(config.resources, device), device.type == "cuda"
-    loader, batches = train_loader(train, config, workers, pin)
-    validation = val_loader(val, config, workers, pin)
+    loader, batches = train_loader(train, config, workers, pin, read)
+    validation = val_loader(val, config, workers, pin, read)
+    step = training_step(run.model, run.optimizer, config, device)
+    forward = Forward(run.model, config, device)
     for epoch in range(len(run.epochs) + 1, config.train.epochs + 1):
         torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout
-        lr = run.optimizer.param_groups[0]["lr"]
+        lr = run.lr
         started = time.perf_counter()
         batches.epoch = epoch
-        train_loss = _train_epoch(run, loader, batches, train, config, device)
+        train_loss = _train_epoch(run, step, loader, batches, train)
         trained = time.perf_counter()
-        scored = evaluate(run.model, validation, config, device)
+        scored = evaluate(run.model, validation, config, device, forward)
         run.scheduler.step(scored.loss)
         train_s, val_s = trained - started, time.perf_counter() - trained
         rate = len(batches) * config.train.batch_size / train_s
@@ -114,26 +135,17 @@ def fit(
 
 def _train_epoch(
     run: Run,
+    step: Step,
     loader: Iterable[TrainBatch],
     batches: EpochBatches,
     frames: list[Frame],
-    config: Config,
-    device: torch.device,
 ) -> float:
     """One pass over the training frames; returns the mean of the steps' losses."""
     run.model.train()
-    losses = torch.zeros(len(batches), device=device)  # stays on the device: no wait a step
-    for step, batch in enumerate(loader):
-        image = normalise(batch.image.to(device, non_blocking=True))
-        target = batch.target.to(device, non_blocking=True)
-        with autocast(config, device):
-            logits = run.model(image)
-        loss = cross_entropy(logits, target)
-        run.optimizer.zero_grad()
-        loss.backward()
-        run.optimizer.step()
-        losses[step] = loss.detach()
-        if (step + 1) % FINITE_CHECK_STEPS == 0 or step + 1 == len(batches):
+    losses = torch.zeros(len(batches), device=run.device)  # stay there: no wait a step
+    for i, batch in enumerate(loader):
+        losses[i] = step(batch)
+        if (i + 1) % FINITE_CHECK_STEPS == 0 or i + 1 == len(batches):
             _stop_unless_finite(losses, run, batches, frames)
     return float(losses.double().mean())
 
@@ -146,10 +158,9 @@ def _stop_unless_finite(
         return
     step = int(bad[0])
     names = ", ".join(frames[i].name for i in batches.indices(batches.epoch, step))
-    lr = run.optimizer.param_groups[0]["lr"]
     raise TrainingError(
         f"loss is {float(losses[step])} in epoch {batches.epoch}, step {step + 1} of "
-        f"{len(batches)}, lr {lr:g}, on frames {names}; look at these frames, or lower train.lr"
+        f"{len(batches)}, lr {run.lr:g}, on frames {names}; look at these frames, or lower train.lr"
     )
 
 
@@ -198,8 +209,11 @@ def start_run(config: Config, device: torch.device) -> Run:
     Raises:
         InputError: the encoder's weights are not to be had.
     """
-    model = initial_model(config.model, config.seed).to(device)
-    optimizer = Adam(model.parameters(), lr=config.train.lr, fused=True)
+    model = place(initial_model(config.model, config.seed), device)
+    on_gpu = device.type == "cuda"
+    # a tensor on the GPU: a recorded step reads the rate anew at each replay
+    lr = torch.tensor(config.train.lr, device=device) if on_gpu else config.train.lr
+    optimizer = Adam(model.parameters(), lr=lr, fused=True, capturable=on_gpu)
     scheduler = ReduceLROnPlateau(
         optimizer, factor=config.train.plateau_factor, patience=config.train.plateau_patience
     )
@@ -322,7 +336,7 @@ def _finish(run: Run, cell: Cell, val: list[Frame], device: torch.device) -> Non
 def _write_predictions(best: Counts, cell: Cell, val: list[Frame], device: torch.device) -> None:
     """Label-id PNGs of frames spread from the worst to the best."""
     model, config = load_network(cell.best_weights)
-    model.to(device)
+    place(model, device)
     scores = np.nan_to_num(mean_iou(best.full), nan=-1.0)
     order = np.argsort(scores, kind="stable")
     for rank in spread_ranks(len(val), config.evaluate.predictions):

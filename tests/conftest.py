@@ -1,7 +1,14 @@
 """What all tests share: shapes checked at run time, no network, and a tiny city."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+if "CITYSEG_TEST_CACHE" not in os.environ:  # the processes of pytest-xdist share their parent's
+    os.environ["CITYSEG_TEST_CACHE"] = tempfile.mkdtemp(prefix="cityseg-tests-")
+    atexit.register(shutil.rmtree, os.environ["CITYSEG_TEST_CACHE"], ignore_errors=True)
+os.environ["CITYSEG_CACHE"] = os.environ["CITYSEG_TEST_CACHE"]
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 for official in ("CITYSCAPES_DATASET", "CITYSCAPES_RESULTS"):

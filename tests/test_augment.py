@@ -1,5 +1,6 @@
 """Random changes of a sample: what they do, together, and what their draws depend on."""
 
+import random
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from cityseg.augment import TrainTransform, val_transform
+from cityseg.augment import TrainTransform
 from cityseg.config import Augment, Data
+from cityseg.inputs import resized
 
 SOURCE = (64, 128)
 SIZE = (64, 128)
@@ -164,27 +166,48 @@ def test_samples_have_the_input_size_and_stay_8_bit(size: tuple[int, int]):
     data = Data(input_size=size)
     for changed, labels in (
         TrainTransform(data)(image, target, (0, 1, 0)),
-        val_transform(data)(image, target),
+        resized(image, target, size),
     ):
         assert (changed.shape, labels.shape) == ((*size, 3), size)
         assert changed.dtype == labels.dtype == np.uint8
 
 
-def test_the_order_is_the_papers():
-    steps = transform(scale=0.2)._compose(SOURCE).transforms
-    assert [type(step) for step in steps] == [
-        A.RandomScale, A.PadIfNeeded, A.Resize, A.HorizontalFlip, A.ColorJitter
-    ]  # fmt: skip
+@pytest.mark.parametrize("size", [(32, 64), (48, 80), (64, 128)])
+@pytest.mark.parametrize("source", [(64, 128), (61, 97)])
+def test_a_sample_is_that_of_albumentations_own_steps_in_the_papers_order(
+    source: tuple[int, int], size: tuple[int, int]
+):
+    ours = TrainTransform(Data(input_size=size))
+    drawn = np.random.default_rng(0)
+    image = drawn.integers(0, 256, (*source, 3), dtype=np.uint8)
+    target = drawn.integers(0, 19, source, dtype=np.uint8)
+    steps = [
+        A.RandomScale((-0.2, 0.2), p=1),
+        A.PadIfNeeded(*source, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=255),
+        A.Resize(*size),
+        A.HorizontalFlip(p=0.5),
+        A.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (-0.5, 0.5), p=0.5),
+    ]
+    plain = A.Compose(steps)
+    for i in range(25):
+        key = np.random.SeedSequence((0, 1, i))
+        plain.set_random_state(
+            np.random.default_rng(key), random.Random(key.generate_state(4).tobytes())
+        )
+        wanted = plain(image=image, mask=target)
+        changed, labels = ours(image, target, (0, 1, i))
+        np.testing.assert_array_equal(changed, wanted["image"])
+        np.testing.assert_array_equal(labels, wanted["mask"])
 
 
 def test_validation_resizes_the_image_bilinearly_and_the_labels_by_nearest():
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (*SOURCE, 3), dtype=np.uint8)
     target = random.integers(0, 19, SOURCE, dtype=np.uint8)
-    changed, labels = val_transform(Data(input_size=(32, 64)))(image, target)
-    np.testing.assert_array_equal(
-        changed, cv2.resize(image, (64, 32), interpolation=cv2.INTER_LINEAR)
-    )
+    changed, labels = resized(image, target, (32, 64))
+    plain = A.Resize(32, 64)(image=image, mask=target)
+    np.testing.assert_array_equal(changed, plain["image"])
+    np.testing.assert_array_equal(labels, plain["mask"])
     assert (labels == target[::2, ::2]).all()
 
 

@@ -8,24 +8,42 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from cityseg.augment import MEAN, STD
 from cityseg.config import Config
-from cityseg.confusion import confusion_counts, confusion_with_void
+from cityseg.confusion import (
+    confusion_counts,
+    confusion_with_void,
+    counts_at_once,
+    counts_of_one,
+)
 from cityseg.evaluate import evaluate, full_prediction
+from cityseg.inputs import MEAN, STD, ValBatch
 from cityseg.labels import IGNORE, NUM_CLASSES
 from cityseg.metrics import intersection_over_union, mean_iou, pixel_accuracy
 from cityseg.model import UNet
-from cityseg.samples import ValBatch
 from cityseg.scoring import score
 
 LENGTH = 60
 targets = arrays(np.uint8, LENGTH, elements=st.sampled_from([0, 1, 2, 7, 18, IGNORE]))
 predictions = arrays(np.uint8, LENGTH, elements=st.sampled_from([0, 1, 2, 5, 18]))
+batches_of_labels = arrays(np.uint8, (2, 3, 4, 5), elements=st.sampled_from([0, 1, 18, IGNORE]))
 with_void = arrays(np.uint8, LENGTH, elements=st.sampled_from([0, 1, 2, 5, 18, IGNORE]))
 
 
 def count(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return confusion_counts(torch.from_numpy(prediction), torch.from_numpy(target)).numpy()
+    batch = torch.from_numpy(prediction)[None], torch.from_numpy(target)[None]
+    return confusion_counts(*batch)[0].numpy()
+
+
+@given(batches_of_labels)
+def test_both_forms_of_counting_agree(batch: np.ndarray):
+    """A GPU counts all frames at once, a CPU one after another."""
+    prediction, target = (torch.from_numpy(part) for part in batch)
+    prediction = prediction.where(prediction != IGNORE, 3)
+    one_by_one = torch.stack(
+        [counts_of_one(*pair) for pair in zip(prediction, target, strict=True)]
+    )
+    assert torch.equal(counts_at_once(prediction, target), one_by_one)
+    assert int(one_by_one.sum()) == int((target != IGNORE).sum())
 
 
 def hand_counted() -> np.ndarray:
@@ -68,7 +86,7 @@ def test_scores_of_nothing_are_nan():
 def test_scores_are_exact_beyond_what_float32_holds():
     """One full-resolution frame is 2^21 pixels; float32 counts are wrong beyond 2^24."""
     ones = torch.ones(3, dtype=torch.uint8)
-    assert confusion_counts(ones, ones).dtype == torch.int64
+    assert confusion_counts(ones[None], ones[None]).dtype == torch.int64
     assert confusion_with_void(ones.numpy(), ones.numpy()).dtype == np.int64
     large = hand_counted() * (2**40 + 1)
     assert pixel_accuracy(large) == 5 / 9

@@ -18,14 +18,15 @@ from tiny import scene, tiny_config, write_frame
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from cityseg.config import Config
-from cityseg.confusion import confusion_counts
+from cityseg.confusion import counts_of_one
 from cityseg.data import Frame, read_image
 from cityseg.evaluate import evaluate, predict
+from cityseg.inputs import normalise
 from cityseg.labels import CLASS_NAMES, CLASSES, IGNORE, LABEL_ID_OF_TRAIN_ID, LABELS
 from cityseg.labels import TRAIN_ID_OF_LABEL_ID as TRAIN_ID
 from cityseg.metrics import intersection_over_union, mean_iou
 from cityseg.model import UNet, initial_model
-from cityseg.samples import normalise, val_loader
+from cityseg.samples import val_loader
 from cityseg.scoring import Scores, read_submission, score
 
 SIZES = ((40, 80), (33, 65), (40, 80))
@@ -218,7 +219,7 @@ def test_torchmetrics_macro_jaccard_agrees(case: Callable[[np.random.Generator],
             np.where(TRAIN_ID[prediction] == IGNORE, 0, TRAIN_ID[prediction])
         )
         metric.update(train_ids[None].long(), target[None].long())
-        counts += confusion_counts(train_ids, target).numpy()
+        counts += counts_of_one(train_ids, target).numpy()
     assert float(metric.compute()) == pytest.approx(float(mean_iou(counts)), abs=1e-6)
 
 
@@ -227,7 +228,7 @@ def test_torchmetrics_per_class_jaccard_differs_on_absent_classes():
     metric = MulticlassJaccardIndex(19, ignore_index=IGNORE, average="none")
     target = torch.tensor([[0, 0, 1, IGNORE]])
     metric.update(target.where(target != IGNORE, 0), target)
-    counts = confusion_counts(target.where(target != IGNORE, 0), target.to(torch.uint8)).numpy()
+    counts = counts_of_one(target.where(target != IGNORE, 0), target.to(torch.uint8)).numpy()
     theirs, ours = metric.compute().numpy(), intersection_over_union(counts)
     np.testing.assert_array_equal(theirs[:2], ours[:2])
     assert (theirs[2:] == 0).all() and np.isnan(ours[2:]).all()

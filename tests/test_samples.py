@@ -9,11 +9,11 @@ import torch
 from tiny import scene, tiny_config, write_frame
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
-from cityseg.augment import MEAN, STD
 from cityseg.config import Config
 from cityseg.data import Frame, read_image, read_target
 from cityseg.errors import InputError
-from cityseg.samples import EpochBatches, normalise, train_loader, val_loader
+from cityseg.inputs import MEAN, STD, normalise
+from cityseg.samples import EpochBatches, train_loader, val_loader
 
 
 def epoch_of(frames: list[Frame], config: Config, workers: int, epoch: int) -> list[torch.Tensor]:

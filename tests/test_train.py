@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,19 @@ from PIL import Image
 from tiny import thin_resnet, tiny_config
 
 import cityseg.evaluate
+from cityseg import step as step_room
 from cityseg import train as room
-from cityseg.augment import val_transform
 from cityseg.cell import Cell, Epoch, read_confusion, read_epochs
 from cityseg.checkpoint import load_network, weights_epoch
 from cityseg.config import Config, Resources
-from cityseg.confusion import confusion_counts
+from cityseg.confusion import counts_of_one
 from cityseg.data import Frame, read_frame, read_target
 from cityseg.errors import InputError, TrainingError
 from cityseg.evaluate import Evaluation, evaluate
+from cityseg.inputs import normalise, resized
 from cityseg.labels import TRAIN_ID_OF_LABEL_ID
 from cityseg.metrics import mean_iou
-from cityseg.samples import EpochBatches, normalise, val_loader
+from cityseg.samples import EpochBatches, val_loader
 from cityseg.train import epoch_seed, loader_workers, spread_ranks, train_cell
 
 CPU = torch.device("cpu")
@@ -121,16 +123,15 @@ def test_the_counts_are_of_every_labelled_pixel_of_every_frame_at_both_sizes(unb
     _, val = split
     confusion = read_confusion(unbroken.confusion)
     assert confusion.names == [frame.name for frame in val]
-    resize = val_transform(CONFIG.data)
     for i, frame in enumerate(val):
         image, target = read_frame(frame)
-        resized = resize(image, target)[1]
+        small = resized(image, target, CONFIG.data.input_size)[1]
         for counts in (confusion.best, confusion.last):
             np.testing.assert_array_equal(
                 counts.full[i].sum(1), np.bincount(target[target != 255], minlength=19)
             )
             np.testing.assert_array_equal(
-                counts.low[i].sum(1), np.bincount(resized[resized != 255], minlength=19)
+                counts.low[i].sum(1), np.bincount(small[small != 255], minlength=19)
             )
 
 
@@ -160,8 +161,9 @@ def test_batch_statistics_are_learned_in_training_and_left_alone_in_validation(u
 def test_the_validation_loss_is_the_mean_over_all_labelled_pixels(unbroken: Cell, split):
     """Computed directly, over all frames at once; batches of uneven size or void do not matter."""
     model, config = load_network(unbroken.best_weights)
-    resize = val_transform(config.data)
-    images, targets = zip(*(resize(*read_frame(frame)) for frame in split[1]), strict=True)
+    size = config.data.input_size
+    samples = [resized(*read_frame(frame), size) for frame in split[1]]
+    images, targets = zip(*samples, strict=True)
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     with torch.no_grad():
         logits = model.eval()(normalise(batch)).double()
@@ -185,20 +187,20 @@ def test_the_predictions_are_label_ids_at_the_frames_own_size_and_give_the_best_
         kept.append(scores[i])
         prediction = torch.from_numpy(TRAIN_ID_OF_LABEL_ID[np.array(Image.open(file))])
         target = torch.from_numpy(read_target(split[1][i].label))
-        np.testing.assert_array_equal(confusion_counts(prediction, target).numpy(), best.full[i])
+        np.testing.assert_array_equal(counts_of_one(prediction, target).numpy(), best.full[i])
     assert sorted(kept) == [scores.min(), scores.max()]
 
 
 def test_the_training_loss_is_the_mean_of_the_steps_losses(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    losses, compute = [], room.cross_entropy
+    losses, compute = [], step_room.cross_entropy
 
     def record(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         losses.append(compute(logits, target))
         return losses[-1]
 
-    monkeypatch.setattr(room, "cross_entropy", record)
+    monkeypatch.setattr(step_room, "cross_entropy", record)
     epoch = next(start(tmp_path))
     assert len(losses) == STEPS
     assert epoch.train_loss == pytest.approx(sum(float(loss.detach()) for loss in losses) / STEPS)
@@ -247,7 +249,13 @@ def cutting(function: Callable[..., Any], call: int, after: bool) -> Callable[..
 
 
 def assert_resumes(
-    start: Start, unbroken: Cell, folder: Path, name: str, call: int, after: bool
+    start: Start,
+    unbroken: Cell,
+    folder: Path,
+    name: str,
+    call: int,
+    after: bool,
+    room: ModuleType = room,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, name, cutting(getattr(room, name), call, after))
@@ -261,7 +269,7 @@ def assert_resumes(
 
 @pytest.mark.parametrize("step", [1, 3, STEPS + 1, 2 * STEPS])
 def test_cut_off_inside_an_epoch(start: Start, unbroken: Cell, tmp_path: Path, step: int):
-    assert_resumes(start, unbroken, tmp_path, "cross_entropy", step, after=False)
+    assert_resumes(start, unbroken, tmp_path, "cross_entropy", step, after=False, room=step_room)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -287,7 +295,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from cityseg import model, train
+from cityseg import model, step, train
 from cityseg.cell import Cell
 from cityseg.config import load
 from cityseg.data import index
@@ -295,7 +303,7 @@ from tiny import thin_resnet
 
 model.get_model = thin_resnet
 torch.set_num_threads(1)
-calls, compute = [], train.cross_entropy
+calls, compute = [], step.cross_entropy
 
 def kill_in_the_third_step_of_the_second_epoch(*arguments):
     calls.append(1)
@@ -303,7 +311,7 @@ def kill_in_the_third_step_of_the_second_epoch(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(*arguments)
 
-train.cross_entropy = kill_in_the_third_step_of_the_second_epoch
+step.cross_entropy = kill_in_the_third_step_of_the_second_epoch
 root, config, folder = map(Path, sys.argv[1:])
 frames = index(root, "train")
 parts = [[f for f in frames if (f.city == "ulm") == val] for val in (False, True)]
@@ -340,7 +348,7 @@ def test_another_seed_is_another_training(start: Start, unbroken: Cell, tmp_path
 
 def poisoned(call: int) -> Callable[..., torch.Tensor]:
     """The loss, but infinite in the given step."""
-    compute, calls = room.cross_entropy, []
+    compute, calls = step_room.cross_entropy, []
 
     def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         calls.append(1)
@@ -354,7 +362,7 @@ def test_a_loss_that_is_not_finite_stops_the_cell_and_says_where(
 ):
     cell = Cell(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(room, "cross_entropy", poisoned(STEPS + 3))
+        patch.setattr(step_room, "cross_entropy", poisoned(STEPS + 3))
         with pytest.raises(TrainingError) as caught:
             list(start(tmp_path))
     names = [split[0][i].name for i in EpochBatches(8, 2, CONFIG.seed).indices(2, 2)]

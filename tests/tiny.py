@@ -20,7 +20,7 @@ FRAME_SIZE: Final = (64, 128)
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "data": {"input_size": [32, 64]},
     "model": {"encoder": "resnet18", "weights": "none", "decoder_width": 0.125},
-    "train": {"epochs": 3, "batch_size": 2},
+    "train": {"epochs": 3, "batch_size": 2, "precision": "float32"},
     "evaluate": {"predictions": 2},
     "resources": {"workers": 0},
 }

@@ -3,20 +3,18 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 from jaxtyping import UInt8
 from PIL import Image
 
 from cityseg import atomic
 from cityseg.config import City
-from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, SYNTHETIC_MARK
+from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, SYNTHETIC_MARK, cache_folder
 from cityseg.errors import InputError
 from cityseg.minicity.composition import compose
 from cityseg.minicity.geometry import Camera
@@ -101,8 +99,7 @@ def ensure(city: City, folder: Path | None = None) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    given = folder or os.environ.get("CITYSEG_CACHE") or platformdirs.user_cache_dir("cityseg")
-    cache = Path(given).expanduser().resolve()
+    cache = (folder or cache_folder()).expanduser().resolve()
     settings = json.dumps([VERSION, city.model_dump()], sort_keys=True)
     root = cache / f"minicity-{VERSION}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     if (root / SYNTHETIC_MARK).is_file():

@@ -1,0 +1,1 @@
+"""Measurements of this project beside a plain implementation and the machine's own limits."""
