@@ -130,7 +130,10 @@ def under_fire(
             try:
                 driver.wait(draw.uniform(0, pause) if count.all_kills < most else None)
             except subprocess.TimeoutExpired:
-                strike(driver, mark, study, draw.choice(VICTIMS), count)
+                victim = draw.choice(VICTIMS)
+                if victim == "worker":  # between two cells there is none
+                    wait_for_work(driver, mark)
+                strike(driver, mark, study, victim, count)
         if driver.returncode == 0:
             return
 

@@ -15,20 +15,22 @@ import csv
 import io
 import zipfile
 import zlib
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from cityseg import atomic
 from cityseg.errors import InputError
+from cityseg.labels import NUM_CLASSES
 
 Status = Literal["pending", "unfinished", "failed", "done"]
 
 DAMAGED: Final = (
-    OSError, KeyError, ValueError, TypeError, EOFError, NotImplementedError,
+    OSError, LookupError, ValueError, TypeError, EOFError, NotImplementedError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What numpy and zipfile raise on an archive that is cut short, altered, or no archive at all."""
@@ -160,29 +162,66 @@ def read_epochs(path: Path) -> list[Epoch]:
 
 
 def write_confusion(path: Path, confusion: Confusion) -> None:
-    """Write confusion.npz (compressed; no pickled objects)."""
-    arrays = {"names": np.array(confusion.names)}
-    for which in ("best", "last"):
-        for field, value in asdict(getattr(confusion, which)).items():
-            arrays[f"{which}_{field}"] = np.asarray(value)
+    """Write confusion.npz (compressed; no pickled objects), every count exactly.
+
+    Of a frame's 361 counts two thirds are 0, and few need more than two bytes. So the four tables
+    (best low, best full, last low, last full) are one run of the counts that are not 0: how many
+    zeros lie before each (`zeros`), and the counts by their bytes (`bytes`, uint8[b, m]: the lowest
+    byte of all, then the next). Bytes of one rank are alike, and pack better than whole numbers.
+
+    Raises:
+        ValueError: a count is negative, or frames and names differ in number.
+    """
+    best, last = confusion.best, confusion.last
+    tables = np.stack([best.low, best.full, last.low, last.full])
+    if tables.min(initial=0) < 0 or tables.shape[1] != len(confusion.names):
+        raise ValueError(f"counts below 0, or {len(confusion.names)} names for {tables.shape}")
+    at = np.flatnonzero(tables)
+    zeros = np.diff(at, prepend=-1) - 1
+    arrays = {
+        "names": np.array(confusion.names),
+        "epochs": np.array([best.epoch, last.epoch]),
+        "zeros": zeros.astype(np.min_scalar_type(zeros.max(initial=0))),
+        "bytes": _bytes(tables.ravel()[at]),
+    }
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
+def _bytes(counts: Int64[np.ndarray, " m"]) -> UInt8[np.ndarray, "b m"]:
+    needed = max(1, -(-int(counts.max(initial=0)).bit_length() // 8))
+    return counts.astype("<i8").view(np.uint8).reshape(-1, 8).T[:needed]
+
+
 def read_confusion(path: Path) -> Confusion:
-    """Read confusion.npz.
+    """Read confusion.npz; also of the form it had first, with each of the four tables whole.
 
     Raises:
         InputError: the file is damaged or not of this form.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            best, last = (
-                Counts(
-                    int(arrays[f"{which}_epoch"]), arrays[f"{which}_low"], arrays[f"{which}_full"]
-                )
-                for which in ("best", "last")
-            )
-            return Confusion([str(name) for name in arrays["names"]], best, last)
+            names = [str(name) for name in arrays["names"]]
+            if "best_low" in arrays:
+                return Confusion(names, *(_whole(arrays, which) for which in ("best", "last")))
+            low, full, last_low, last_full = _tables(arrays, len(names))
+            best, last = (int(epoch) for epoch in arrays["epochs"])
+            return Confusion(names, Counts(best, low, full), Counts(last, last_low, last_full))
     except DAMAGED as error:
         raise InputError(f"{path} is not a table of counts", got=str(error)) from None
+
+
+def _whole(arrays: Mapping[str, np.ndarray], which: str) -> Counts:
+    epoch, low, full = (arrays[f"{which}_{field}"] for field in ("epoch", "low", "full"))
+    return Counts(int(epoch), low, full)
+
+
+def _tables(arrays: Mapping[str, np.ndarray], frames: int) -> Int64[np.ndarray, "4 {frames} 19 19"]:
+    """The four tables; an index beyond them is an IndexError."""
+    at = np.cumsum(arrays["zeros"].astype(np.int64) + 1) - 1
+    counts = np.zeros(len(at), np.int64)
+    for rank, part in enumerate(arrays["bytes"]):
+        counts |= part.astype(np.int64) << (8 * rank)
+    tables = np.zeros((4, frames, NUM_CLASSES, NUM_CLASSES), np.int64)
+    tables.reshape(-1)[at] = counts
+    return tables

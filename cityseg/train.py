@@ -7,6 +7,7 @@ begun again is the same epoch: interrupted equals uninterrupted, to the bit on a
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -43,6 +44,12 @@ lock on a network's disk for about 90 s."""
 
 FINITE_CHECK_STEPS: Final = 50
 """Steps between looks at the losses: each look makes a GPU wait."""
+
+
+WAITING_SHARE: Final = 0.2
+"""Of an epoch's training time, spent waiting for samples: beyond it there is a warning."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -143,11 +150,42 @@ def _train_epoch(
     """One pass over the training frames; returns the mean of the steps' losses."""
     run.model.train()
     losses = torch.zeros(len(batches), device=run.device)  # stay there: no wait a step
-    for i, batch in enumerate(loader):
+    arrivals = _Arrivals(loader)
+    for i, batch in enumerate(arrivals):
         losses[i] = step(batch)
         if (i + 1) % FINITE_CHECK_STEPS == 0 or i + 1 == len(batches):
             _stop_unless_finite(losses, run, batches, frames)
+    arrivals.complain(batches.epoch)
     return float(losses.double().mean())
+
+
+class _Arrivals:
+    """Batches as they come from the loader, and how long they are waited for."""
+
+    def __init__(self, loader: Iterable[TrainBatch]):
+        self.loader = loader
+        self.waited_s = 0.0
+        self.started = time.perf_counter()
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        batches = iter(self.loader)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_s += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def complain(self, epoch: int) -> None:
+        """Say so if the steps were kept waiting."""
+        share = self.waited_s / (time.perf_counter() - self.started)
+        if share > WAITING_SHARE:
+            log.warning(
+                "epoch %d: %.0f %% of the training time went by waiting for samples; "
+                "resources.workers and the disk of resources.cache_dir decide that",
+                epoch, 100 * share,
+            )  # fmt: skip
 
 
 def _stop_unless_finite(

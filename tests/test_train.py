@@ -525,3 +525,23 @@ def test_two_processes_do_not_train_one_cell(
     assert not cell.failure.exists()
     first.close()
     assert next(train_cell(CONFIG, *split, cell, CPU)).epoch == 2
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.1, False), (0.5, True)])
+def test_steps_that_wait_for_samples_are_told_of(
+    seconds: float, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Each of four batches takes `seconds` to come and a second to be trained on."""
+    clock = [0.0]
+    monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
+
+    def slow() -> Iterator[int]:
+        for batch in range(4):
+            clock[0] += seconds
+            yield batch
+
+    arrivals = room._Arrivals(slow())  # type: ignore[arg-type]
+    for _ in arrivals:
+        clock[0] += 1.0
+    arrivals.complain(epoch=3)
+    assert ("33 % of the training time" in caplog.text) is said
