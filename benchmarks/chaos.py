@@ -1,6 +1,6 @@
 """A study under fire: its driver, workers and raylet are killed at random moments, many times.
 
-    python benchmarks/chaos.py --kills 30
+    python -m benchmarks.chaos --kills 30
 
 Runs a search of 6 rows x 3 folds of a small real network undisturbed, then again under kill -9,
 started anew after each death of the driver until it is finished, and compares the two to the bit:

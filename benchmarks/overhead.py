@@ -1,6 +1,6 @@
 """What the study's bookkeeping costs beside Ray's own, as the study grows.
 
-    python benchmarks/overhead.py --variants 1000
+    python -m benchmarks.overhead --variants 1000
 
 Runs the same stub cells (one epoch, no training; each writes the files of a finished cell) twice in
 one go: by this project's search, and by plain Ray Tune with OptunaSearch inside Repeater. Actors

@@ -1,4 +1,4 @@
-"""`python benchmarks/pruning.py`: what pruning saves and costs, on learning curves replayed.
+"""`python -m benchmarks.pruning`: what pruning saves and costs, on learning curves replayed.
 
 Studies are drawn from families of synthetic curves, and from recorded ones where
 `benchmarks/curves/*.csv` holds some; a cluster of a few slots then replays each of them under every
@@ -719,7 +719,7 @@ def _shown(folder: Path) -> str:
 
 
 def _head(seeds: range, missing: str) -> str:
-    command = f"python benchmarks/pruning.py --record --seeds {len(seeds)}"
+    command = f"python -m benchmarks.pruning --record --seeds {len(seeds)}"
     lines = [
         "# Pruning, simulated",
         "",

@@ -1,6 +1,6 @@
 """Record the learning curves of a study, for the pruning simulator to replay.
 
-    python benchmarks/record_curves.py results/search
+    python -m benchmarks.record_curves results/search
 
 writes benchmarks/curves/search.csv: one line for every epoch of every cell of the finished rows.
 Numbers only, no frames.
