@@ -218,9 +218,11 @@ def _whole(arrays: Mapping[str, np.ndarray], which: str) -> Counts:
 
 def _tables(arrays: Mapping[str, np.ndarray], frames: int) -> Int64[np.ndarray, "4 {frames} 19 19"]:
     """The four tables; an index beyond them is an IndexError."""
-    at = np.cumsum(arrays["zeros"].astype(np.int64) + 1) - 1
+    at, parts = np.cumsum(arrays["zeros"].astype(np.int64) + 1) - 1, arrays["bytes"]
+    if parts.dtype != np.uint8 or parts.shape[1:] != at.shape:
+        raise ValueError(f"{parts.dtype} of shape {parts.shape} for {len(at)} counts")
     counts = np.zeros(len(at), np.int64)
-    for rank, part in enumerate(arrays["bytes"]):
+    for rank, part in enumerate(parts):
         counts |= part.astype(np.int64) << (8 * rank)
     tables = np.zeros((4, frames, NUM_CLASSES, NUM_CLASSES), np.int64)
     tables.reshape(-1)[at] = counts

@@ -4,7 +4,10 @@ All scores are divided once, out of confusion counts summed over a fold's frames
 """
 
 import math
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,29 +22,21 @@ from cityseg.data import Frame, read_image, read_target
 from cityseg.errors import InputError
 from cityseg.labels import IGNORE, NUM_CLASSES
 from cityseg.metrics import intersection_over_union, mean_iou
+from study.counts import OBJECTIVES, Choice, OutOfFold, Resolution, read_counts
+from study.effort import Device, Effort, device_of, effort_of
 from study.progress import Board, RowProgress, RowStatus
 from study.space import Objective, Origin, Parameters
 from study.store import BASE, Row, Study, StudyRecord, variant_name
+from study.tally import Tally
 
-Choice = Literal["best", "last"]
-"""best: by low-res mIoU on the very fold that is scored (the paper's way, it flatters); last: the
-last epoch, chosen by nothing."""
-Resolution = Literal["low", "full"]
-"""low: the network's input size, against resized labels; full: each frame's own size."""
-
-OBJECTIVES: Final[dict[Objective, tuple[Choice, Resolution]]] = {
-    "best_low": ("best", "low"),
-    "best_full": ("best", "full"),
-    "last_low": ("last", "low"),
-    "last_full": ("last", "full"),
-}
-"""Choice and resolution of each score, by the names that a study compares its rows by."""
 SCORE_COLUMNS: Final = tuple(OBJECTIVES.values())
 FoldScores = dict[Objective, Float64[np.ndarray, " folds"]]
 """One score for each fold, 0-1, by each objective."""
 SYNTHETIC: Final = "synthetic data (embedded city), not Cityscapes"
 """Stands on every table and figure that is made from the embedded city."""
 
+MOST_READERS: Final = 8
+"""Rows that are read at a time; each takes 70 MB meanwhile."""
 PANEL_WIDTH_PX: Final = 1024
 """Wider frames are scaled down to this for the panels."""
 
@@ -138,6 +133,8 @@ class Score:
     miou: float
     iou: Float64[np.ndarray, "19"]
     """NaN for a class that occurs neither in the labels nor in the predictions."""
+    confusion: Int64[np.ndarray, "19 19"]
+    """Summed over the frames; rows labels, columns predictions."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +227,8 @@ class VariantRow:
     difference: Spread
     """To the base row by the study's objective, paired: mean and std of the differences fold by
     fold, in mIoU. NaN unless both rows are done."""
+    effort: Effort
+    """What it has cost so far."""
 
     def spread(self, objective: Objective) -> Spread:
         """Mean and population std over all folds; NaN unless the row is done."""
@@ -248,6 +247,10 @@ class VariantTable:
     """The finished ones by the objective, the best first; then the others by their number."""
     planned: int
     """Rows in all, those not yet asked for included."""
+    device: Device
+    """That the rows' cost is counted in."""
+    tallies: Mapping[int, Tally] = field(default_factory=dict, repr=False)
+    """Counts behind the objective, of the rows that are done, by their number."""
 
     @property
     def best(self) -> VariantRow | None:
@@ -329,23 +332,41 @@ def read_variant(study: Study, number: int = 0) -> Variant:
 
 
 def variant_table(study: Study) -> VariantTable:
-    """Every row of a study, with the scores of those that are done.
+    """Every row of a study, with the scores of those that are done; each file is read once.
 
     Raises:
         InputError: one of the study's files is missing or damaged.
     """
     board, base = Board.read(study), read_variant(study)
-    objective = board.objective
-    miou = {row.variant: _miou(base, row) for row in board}
+    objective, device = board.objective, device_of(board.record)
+    counts = _read_rows(board)
+    miou = {row.variant: _miou(counts.get(row.variant), len(row.cells)) for row in board}
     baseline = miou[0][objective]
-    rows = [_variant_row(row, miou[row.variant], objective, baseline) for row in board]
+    rows = [
+        _variant_row(row, miou[row.variant], miou[row.variant][objective] - baseline, device)
+        for row in board
+    ]
     rows.sort(key=lambda row: _rank(row, objective))
     planned = max(len(rows), board.record.search.variants or 1)
-    return VariantTable(base, objective, tuple(rows), planned)
+    tallies = {number: there.tallies[objective] for number, there in counts.items()}
+    return VariantTable(base, objective, tuple(rows), planned, device, tallies)
+
+
+def _read_rows(board: Board) -> dict[int, OutOfFold]:
+    """Counts of the rows that are done, by their number; several files at a time."""
+
+    def read(row: RowProgress) -> OutOfFold | None:
+        cells = [board.study.cell(row.variant, cell.fold) for cell in row.cells]
+        return read_counts(cells, [board.objective])
+
+    done = [row for row in board if row.status == "done"]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_READERS)) as readers:
+        counts = zip(done, readers.map(read, done), strict=True)
+        return {row.variant: there for row, there in counts if there is not None}
 
 
 def _variant_row(
-    row: RowProgress, miou: FoldScores, objective: Objective, baseline: np.ndarray
+    row: RowProgress, miou: FoldScores, difference: np.ndarray, device: Device
 ) -> VariantRow:
     return VariantRow(
         number=row.variant,
@@ -357,17 +378,16 @@ def _variant_row(
         epochs_done=sum(len(cell.epochs) for cell in row.cells),
         epochs=sum(cell.total for cell in row.cells),
         miou=miou,
-        difference=spread_of_all(miou[objective] - baseline),
+        difference=spread_of_all(difference),
+        effort=effort_of(row, device),
     )
 
 
-def _miou(base: Variant, row: RowProgress) -> FoldScores:
-    """mIoU of each fold of a row by each objective, out of the counts; NaN unless it is done."""
-    if row.status != "done":
-        return {objective: np.full(len(row.cells), np.nan) for objective in OBJECTIVES}
-    config = base.study.config(row.variant, base.record)
-    table = fold_table(replace(base, config=config, row=row.row))
-    return {objective: table.miou(*columns) for objective, columns in OBJECTIVES.items()}
+def _miou(counts: OutOfFold | None, folds: int) -> FoldScores:
+    """mIoU of each fold of a row by each objective; NaN unless it is done."""
+    if counts is None:
+        return {objective: np.full(folds, np.nan) for objective in OBJECTIVES}
+    return {objective: mean_iou(counts.confusion[objective]) for objective in OBJECTIVES}
 
 
 def _rank(row: VariantRow, objective: Objective) -> tuple[bool, float, int]:
@@ -426,8 +446,8 @@ def _scores(counts: Counts) -> Scores:
 
 
 def _score(confusion: Int64[np.ndarray, "n 19 19"]) -> Score:
-    total = confusion.sum(0, keepdims=True)
-    return Score(float(mean_iou(total)[0]), intersection_over_union(total)[0])
+    total = confusion.sum(0)
+    return Score(float(mean_iou(total)), intersection_over_union(total), total)
 
 
 def class_table(folds: FoldTable, choice: Choice, resolution: Resolution) -> ClassTable:

@@ -8,11 +8,14 @@ given.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
+from threadpoolctl import threadpool_limits
 
 from study.bootstrap import Estimate, Resampling, Unit, estimate
 from study.statistics import (
@@ -131,24 +134,59 @@ class Selection:
     unit: Unit
 
 
-def compare(rows: Mapping[str, Tally], base: str, resampling: Resampling) -> tuple[Comparison, ...]:
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """A row's mean of folds' mIoU, 0-1, as the frames vary."""
+
+    drawn: Float64[np.ndarray, " b"]
+    """Over the units drawn in each replicate."""
+    left_over: Float64[np.ndarray, " b"]
+    """Over those that were not: out of the bag."""
+    without_one: tuple[Float64[np.ndarray, " m"], ...]
+    """For each stratum, without each of its units in turn."""
+
+
+def replicate(rows: Mapping[str, Tally], resampling: Resampling) -> dict[str, Replicates]:
+    """Lay the draws on every row, several rows at a time.
+
+    BLAS is kept to one thread meanwhile: its products are small here, and threads that wait for
+    each other on a busy machine took 70 times as long.
+
+    Raises:
+        InputError: rows were not scored on the same frames in the same folds.
+    """
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        replicates = threads.map(lambda tally: _replicate(tally, resampling), rows.values())
+        return dict(zip(rows, replicates, strict=True))
+
+
+def _replicate(tally: Tally, resampling: Resampling) -> Replicates:
+    return Replicates(
+        mean_of_folds(resampling.drawn(tally)),
+        mean_of_folds(resampling.left_over(tally)),
+        tuple(mean_of_folds(sums) for sums in resampling.without_one(tally)),
+    )
+
+
+def compare(
+    rows: Mapping[str, Tally],
+    base: str,
+    resampling: Resampling,
+    replicates: Mapping[str, Replicates] | None = None,
+) -> tuple[Comparison, ...]:
     """Compare every row with the base one, in the order of `rows`.
 
     Args:
         rows: counts by the row's name, the base one among them.
         base: name of the row that the others are compared with.
         resampling: draws of units; the bootstrap is paired by them.
+        replicates: of the same rows and draws, if they are there already.
 
     Raises:
         InputError: rows were not scored on the same frames in the same folds.
     """
-    draws, left = _replicates(rows[base], resampling)
-    compared = []
-    for name, tally in rows.items():
-        if name != base:
-            own_draws, own_left = _replicates(tally, resampling)
-            lefts = [one - other for one, other in zip(own_left, left, strict=True)]
-            compared.append(_comparison(name, base, rows, own_draws - draws, lefts, resampling))
+    there = replicate(rows, resampling) if replicates is None else replicates
+    compared = [_comparison(name, base, rows, there, resampling) for name in rows if name != base]
     adjusted = holm([one.p_value for one in compared])
     unit_adjusted = holm([one.unit_p_value for one in compared])
     count = int(np.count_nonzero(~np.isnan(adjusted)))
@@ -158,22 +196,16 @@ def compare(rows: Mapping[str, Tally], base: str, resampling: Resampling) -> tup
     )
 
 
-def _replicates(
-    tally: Tally, resampling: Resampling
-) -> tuple[Float64[np.ndarray, " b"], list[Float64[np.ndarray, " m"]]]:
-    """Mean of folds' mIoU in each replicate, and without each unit of each stratum."""
-    left = [mean_of_folds(sums) for sums in resampling.without_one(tally)]
-    return mean_of_folds(resampling.drawn(tally)), left
-
-
 def _comparison(
     name: str,
     base: str,
     rows: Mapping[str, Tally],
-    differences: Float64[np.ndarray, " b"],
-    lefts: Sequence[Float64[np.ndarray, " m"]],
+    replicates: Mapping[str, Replicates],
     resampling: Resampling,
 ) -> Comparison:
+    row, other = replicates[name], replicates[base]
+    differences = row.drawn - other.drawn
+    lefts = [one - two for one, two in zip(row.without_one, other.without_one, strict=True)]
     by_fold = miou(rows[name].totals) - miou(rows[base].totals)
     value = float(by_fold.mean())
     by_unit = estimate(value, differences, lefts, resampling.possible)
@@ -196,7 +228,11 @@ def _bootstrap_p(value: float, replicates: Float64[np.ndarray, " b"]) -> float:
     return float((1 + as_far.sum()) / (1 + len(there)))
 
 
-def correct_selection(rows: Mapping[str, Tally], resampling: Resampling) -> Selection:
+def correct_selection(
+    rows: Mapping[str, Tally],
+    resampling: Resampling,
+    replicates: Mapping[str, Replicates] | None = None,
+) -> Selection:
     """Bootstrap bias correction of cross-validation for the best of several rows.
 
     After Tsamardinos, Greasidou and Borboudakis ("Bootstrapping the out-of-sample predictions for
@@ -205,15 +241,16 @@ def correct_selection(rows: Mapping[str, Tally], resampling: Resampling) -> Sele
     scores. The mIoU of a third of the frames is biased in itself (rare classes are missing), so
     here the mean of what the chosen row scores above the overall best one, on the same units, is
     added to the latter's naive score: the same for scores that are linear in the frames, and for
-    one row exactly its own score.
+    one row exactly its own score. `replicates` are of the same rows and draws, if they are there.
 
     Raises:
         InputError: rows were not scored on the same frames in the same folds.
     """
     names = list(rows)
+    there = replicate(rows, resampling) if replicates is None else replicates
     naive = np.array([mean_of_folds(tally.totals) for tally in rows.values()])
-    drawn = np.stack([mean_of_folds(resampling.drawn(tally)) for tally in rows.values()])
-    left = np.stack([mean_of_folds(resampling.left_over(tally)) for tally in rows.values()])
+    drawn = np.stack([there[name].drawn for name in names])
+    left = np.stack([there[name].left_over for name in names])
     best, chosen = int(_first_best(naive)), _first_best(drawn)
     out = left[chosen, np.arange(left.shape[1])]
     corrected, interval = _corrected(float(naive[best]), out, left[best], resampling.possible)

@@ -1,31 +1,26 @@
 """What a study's counts allow to be claimed: intervals of a row, and rows against each other.
 
-The counts of the out-of-fold frames are read from disk here; what is made of them is computed in
+The counts of the out-of-fold frames come from `study.counts`; what is made of them is computed in
 `study.statistics`, `study.bootstrap` and `study.comparison`.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Int64
-
-from cityseg.cell import Confusion, read_confusion
-from study.analysis import OBJECTIVES, Spread, Variant, VariantTable, read_variant, spread_of_all
+from study.analysis import Spread, Variant, VariantTable, spread_of_all
 from study.bootstrap import Resampling, ScoreEstimates, estimate_scores, resample, widest_unit
-from study.comparison import Comparison, Selection, compare, correct_selection, paired_folds
+from study.comparison import (
+    Comparison,
+    Selection,
+    compare,
+    correct_selection,
+    paired_folds,
+    replicate,
+)
+from study.counts import OBJECTIVES, OutOfFold, read_counts
 from study.space import Objective
 from study.statistics import ClassStatistics, CorrectedMean, class_statistics, corrected_mean
 from study.store import variant_name
-from study.tally import Layout, Tally, miou, tally
-
-
-@dataclass(frozen=True, eq=False)
-class OutOfFold:
-    """The counts of a row whose folds are all done."""
-
-    tallies: dict[Objective, Tally]
-    confusion: dict[Objective, Int64[np.ndarray, "k 19 19"]]
-    """Summed over the frames of each fold; rows labels, columns predictions."""
+from study.tally import Layout, miou
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +50,8 @@ class IntervalTable:
     """Low-res minus full-res of the best epoch, fold by fold."""
     cities: int
     """That the frames are of."""
+    test_train_ratio: float
+    """Frames scored over frames trained on, mean of the folds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +71,7 @@ def read_out_of_fold(variant: Variant) -> OutOfFold | None:
     Raises:
         InputError: one of the cells' files is damaged.
     """
-    cells = [variant.cell(fold) for fold in range(1, variant.folds + 1)]
-    if any(cell.status() != "done" for cell in cells):
-        return None
-    folds = [read_confusion(cell.confusion) for cell in cells]
-    return OutOfFold(
-        {name: tally([(fold.names, _counts(fold, name)) for fold in folds]) for name in OBJECTIVES},
-        {name: np.stack([_counts(fold, name).sum(0) for fold in folds]) for name in OBJECTIVES},
-    )
-
-
-def _counts(confusion: Confusion, objective: Objective) -> Int64[np.ndarray, "n 19 19"]:
-    choice, resolution = OBJECTIVES[objective]
-    return getattr(getattr(confusion, choice), resolution)
+    return read_counts([variant.cell(fold) for fold in range(1, variant.folds + 1)])
 
 
 def interval_table(variant: Variant) -> IntervalTable | None:
@@ -106,6 +91,7 @@ def interval_table(variant: Variant) -> IntervalTable | None:
         epoch_choice=paired_folds(tallies["best_full"], tallies["last_full"]),
         resolution=paired_folds(tallies["best_low"], tallies["best_full"]),
         cities=draws.layout.cities,
+        test_train_ratio=draws.layout.test_train_ratio,
     )
 
 
@@ -129,23 +115,14 @@ def comparison_table(table: VariantTable) -> ComparisonTable | None:
     """The finished rows, by the study's objective; None for fewer than two.
 
     Raises:
-        InputError: a cell's file is damaged, or rows are not of the same frames.
+        InputError: rows are not of the same frames.
     """
-    done = [row.number for row in table.rows if row.status == "done"]
+    done = [row.number for row in table.rows if row.number in table.tallies]
     if len(done) < 2:
         return None
-    rows = _tallies(table, done)
+    rows = {variant_name(number): table.tallies[number] for number in done}
     draws = _draws(next(iter(rows.values())).layout, table.variant)
     base = variant_name(0)
-    comparisons = compare(rows, base, draws) if base in rows else ()
-    return ComparisonTable(table, comparisons, correct_selection(rows, draws))
-
-
-def _tallies(table: VariantTable, numbers: list[int]) -> dict[str, Tally]:
-    """Counts behind the objective, by the row's name."""
-    rows = {}
-    for number in numbers:
-        counts = read_out_of_fold(read_variant(table.variant.study, number))
-        if counts is not None:
-            rows[variant_name(number)] = counts.tallies[table.objective]
-    return rows
+    replicates = replicate(rows, draws)
+    comparisons = compare(rows, base, draws, replicates) if base in rows else ()
+    return ComparisonTable(table, comparisons, correct_selection(rows, draws, replicates))

@@ -25,10 +25,14 @@ from study.analysis import IGNORED, WRONG, History, Panel, PanelRow
 
 P = ParamSpec("P")
 
-COLUMN_IN: Final = 3.5
+COLUMN_IN: Final = 3.3
 TEXT_IN: Final = 7.0
-COLUMN_CHARS: Final = 50
+SMALLEST_PT: Final = 7
+"""Of any text; most of it is 8 points high."""
+COLUMN_CHARS: Final = 47
 """Characters of a title that fit into a column."""
+TEXT_CHARS: Final = 2 * COLUMN_CHARS
+"""Characters of a title that fit into the width of the text."""
 DPI: Final = 300
 
 STYLE: Final[dict[Any, Any]] = {
@@ -36,10 +40,10 @@ STYLE: Final[dict[Any, Any]] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
-    "figure.titlesize": 7.5,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    "figure.titlesize": 8,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -84,7 +88,7 @@ def save(figure: Figure, stem: Path, subject: str) -> list[Path]:
     return written
 
 
-HISTORY_MARGINS: Final = {"left": 0.15, "right": 0.98, "bottom": 0.1, "top": 0.84, "hspace": 0.32}
+HISTORY_MARGINS: Final = {"left": 0.18, "right": 0.98, "bottom": 0.1, "top": 0.84, "hspace": 0.32}
 """Fixed, so that the axes of all folds line up when the figures stand side by side."""
 
 
@@ -110,7 +114,9 @@ def draw_history(history: History) -> Figure:
     rates.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _log_axis(rates, history)
     figure.align_ylabels()
-    figure.suptitle(f"{fill(history.title, COLUMN_CHARS)}\n{history.data}", y=0.99)
+    figure.suptitle(
+        f"{fill(history.title, COLUMN_CHARS)}\n{history.data}", y=0.99, parse_math=False
+    )
     sns.despine(figure)
     return figure
 
@@ -159,15 +165,16 @@ def draw_panel(panel: Panel) -> Figure:
         _draw_row(figure, row, bottom, height)
         bottom -= GAP_IN
     figure.legend(
-        handles=handles, loc="lower center", ncols=LEGEND_COLUMNS, borderaxespad=0.2, fontsize=6.5,
-        handlelength=1, handleheight=1, columnspacing=1.2, labelspacing=0.35,
+        handles=handles, loc="lower center", ncols=LEGEND_COLUMNS, borderaxespad=0.2,
+        fontsize=SMALLEST_PT, handlelength=1, handleheight=1, columnspacing=1.2, labelspacing=0.35,
     )  # fmt: skip
     return figure
 
 
 def _draw_header(figure: Figure, panel: Panel) -> None:
     total = figure.get_figheight()
-    figure.text(0.5, 1 - GAP_IN / total, f"{panel.title}\n{panel.data}", ha="center", va="top")
+    title = f"{panel.title}\n{panel.data}"
+    figure.text(0.5, 1 - GAP_IN / total, title, ha="center", va="top", parse_math=False)
     line = 1 - (HEADER_IN - 0.05) / total
     for left, heading in zip(LEFTS_IN, HEADINGS, strict=True):
         figure.text((left + PICTURE_IN / 2) / TEXT_IN, line, heading, ha="center", weight="bold")
@@ -177,12 +184,12 @@ def _draw_row(figure: Figure, row: PanelRow, bottom_in: float, height_in: float)
     """The frame's name and score, and its four pictures below them."""
     total = figure.get_figheight()
     above = (bottom_in + height_in + 0.3 * LINE_IN) / total
-    figure.text(GAP_IN / TEXT_IN, above, f"{row.name}, mIoU {row.miou:.4f}", size=7)
+    figure.text(GAP_IN / TEXT_IN, above, f"{row.name}, mIoU {row.miou:.4f}", size=SMALLEST_PT)
     pictures = (
         row.image,
         COLOR_OF_TRAIN_ID[row.target],
         COLOR_OF_TRAIN_ID[row.prediction],
-        _errors_picture(row),
+        errors_picture(row),
     )
     for left, picture in zip(LEFTS_IN, pictures, strict=True):
         place = (left / TEXT_IN, bottom_in / total, PICTURE_IN / TEXT_IN, height_in / total)
@@ -194,8 +201,8 @@ def _draw_row(figure: Figure, row: PanelRow, bottom_in: float, height_in: float)
         axes.set_axis_off()
 
 
-def _errors_picture(row: PanelRow) -> UInt8[np.ndarray, "h w 3"]:
-    """The frame in pale grey, wrong pixels red, ignored ones black."""
+def errors_picture(row: PanelRow) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame in pale grey, wrong pixels red, ignored ones black; RGB."""
     grey = row.image.mean(-1, keepdims=True)
     picture = np.broadcast_to((170 + grey / 3).astype(np.uint8), row.image.shape).copy()
     picture[row.errors == WRONG] = WRONG_COLOR

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import json
-import re
+import logging
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +12,21 @@ from typing import Annotated, Final, Literal
 import tyro
 from rich.console import Console
 
+from cityseg.cache import frame_reader
 from cityseg.config import Config
+from cityseg.data import index
 from cityseg.errors import INTERRUPTED, InputError, user_command
 from cityseg.model import encoder_weights
 from cityseg.plan import Plan, resolve
 from study.analysis import fold_table, read_variant, variant_table
 from study.begin import begin, only_driver
 from study.evidence import comparison_table
+from study.home import Home, make, open_home
 from study.keep import tidy
+from study.objects import url_of
 from study.progress import Board
 from study.resources import Allotment, Machine, allot, check_disk, disk_of
 from study.space import extremes, grid_of
-from study.store import Study
 from study.tables import fold_caption, fold_text, show, show_rows
 
 CORRECTED_ROWS: Final = 100
@@ -52,7 +55,7 @@ class Arguments:
     name: str | None = None
     """The study's folder within --results; by default named after the configuration."""
     results: Path = Path("results")
-    """Folder of all studies."""
+    """Folder of all studies, or a URL such as s3://bucket/studies."""
     grouping: Literal["frames", "cities"] | None = None
     """What is kept together in one fold (folds.grouping)."""
     seed: int | None = None
@@ -79,9 +82,11 @@ class Arguments:
     """Rows whose best weights are kept: best, all, none or top-N (search.keep_weights)."""
     gpus_per_trial: float | None = None
     """Share of a GPU for one cell: 0.33 packs three onto one (resources.gpus_per_trial)."""
+    cache_dir: Path | None = None
+    """Folder of the decoded frames, on a local disk of each machine (resources.cache_dir)."""
     address: str | None = None
     """Ray cluster to run on: auto, HOST:PORT, or ray://HOST:PORT; by default a Ray of its own. All
-    machines must see --results."""
+    machines must see --results, or reach its URL."""
     metrics: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say where Prometheus finds this study's metrics."""
 
@@ -93,6 +98,7 @@ class Arguments:
             "search.sampler": self.sampler,
             "search.keep_weights": self.keep_weights,
             "resources.gpus_per_trial": self.gpus_per_trial,
+            "resources.cache_dir": None if self.cache_dir is None else str(self.cache_dir),
         }
         words = tuple(f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None)
         return (*words, *self.overrides)
@@ -105,14 +111,24 @@ def main() -> int:
         Arguments, prog="python -m study.run", description=inspect.getdoc(Arguments)
     )
     console = Console(soft_wrap=True, highlight=False)
+    show_log()
     plan = make_plan(arguments)
     console.print(f"configuration: {plan.source}", plan.describe_data(), sep="\n", markup=False)
-    study = study_folder(arguments, plan)
-    with only_driver(study):
-        begin(study, plan, arguments.folds_file, recorded(arguments.storage))
-        console.print(study.read_folds().describe(), markup=False)
-        run_cells(study, console, arguments)
-        return conclude(study, console)
+    home = home_of(arguments, plan)
+    with only_driver(home.study), home.driving():
+        begin(home.study, plan, arguments.folds_file, recorded(arguments.storage))
+        home.push()
+        console.print(home.study.read_folds().describe(), markup=False)
+        run_cells(home, console, arguments)
+        return conclude(home, console)
+
+
+def show_log() -> None:
+    """What the library says of long work: building the embedded city, decoding frames."""
+    log = logging.getLogger("cityseg")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
 
 
 def make_plan(arguments: Arguments) -> Plan:
@@ -147,56 +163,62 @@ def recorded(storage: str | None) -> str | None:
     return without_password(storage)
 
 
-def study_folder(arguments: Arguments, plan: Plan) -> Study:
-    """The study's folder, made if need be.
+def home_of(arguments: Arguments, plan: Plan) -> Home:
+    """The study's home, its folder made if need be.
 
     Raises:
-        InputError: a name that is not one folder's, or a folder that cannot be made.
+        InputError: a name that is not one folder's, a folder that cannot be made, or a URL that
+            cannot be used.
     """
     name = plan.source.stem if arguments.name is None else arguments.name
     if not name or Path(name).name != name or name.startswith("."):
         raise InputError("--name", got=repr(name), expected="the name of one folder")
-    # as a path, an URL has lost one of its slashes
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(arguments.results)):
-        raise InputError(
-            "--results",
-            got=str(arguments.results),
-            expected="a folder: a study needs locks and atomic renames",
-            remedy="mount it as a file system, at the same path on every machine",
-        )
-    study = Study((arguments.results / name).resolve())
-    try:
-        study.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make {study.folder}", got=error.strerror) from None
-    return study
+    url = url_of(arguments.results)
+    home = open_home(f"{url}/{name}" if url else str((arguments.results / name).resolve()))
+    make(home.study.folder)
+    return home
 
 
-def run_cells(study: Study, console: Console, arguments: Arguments) -> None:
+def run_cells(home: Home, console: Console, arguments: Arguments) -> None:
     """Train all cells that are not done; returns early when interrupted.
 
     Raises:
         InputError: the encoder's weights, the disk space, the storage or the cluster are not to be
             had.
     """
-    board = Board.read(study)
+    board = Board.read(home.study)
     closed = all(row.status in ("done", "pruned") for row in board)
     if closed and len(board.rows) >= (board.record.search.variants or 1):
         tidy(board)  # it may have been told to keep less
+        home.tidy(board)
         return
     from study import tuning  # Ray and Optuna take seconds to import: not before they are needed
 
     configs = extremes(board.record.search, board.record.config)
     for model in dict.fromkeys(config.model for config in configs):
         encoder_weights(model)  # fetched here once, before all cells want it
-    settle = functools.partial(settle_resources, board, configs, console)
+    if arguments.address is None:  # elsewhere, each machine does so when it needs them
+        decode(board)
+    settle = functools.partial(settle_resources, home, board, configs, console)
     with tuning.connect(arguments.address, arguments.dashboard, settle) as cluster:
-        console.print(*tuning.where_to_watch(cluster, arguments.metrics), sep="\n", markup=False)
-        tuning.run(board, cluster, console, arguments.storage)
+        lines = tuning.where_to_watch(cluster, arguments.metrics, url_of(home.where))
+        console.print(*lines, sep="\n", markup=False)
+        tuning.run(home, board, cluster, console, arguments.storage)
+
+
+def decode(board: Board) -> None:
+    """Decode the study's frames, if that was not done before: here, and not by the first cells.
+
+    Raises:
+        InputError: a frame that cannot be read, or no room.
+    """
+    data = board.record.data
+    train, val = board.study.read_folds().split(index(data.root, "train"), 1)
+    frame_reader([*train, *val], board.record.config)
 
 
 def settle_resources(
-    board: Board, configs: list[Config], console: Console, machines: list[Machine]
+    home: Home, board: Board, configs: list[Config], console: Console, machines: list[Machine]
 ) -> Allotment:
     """Share the machines among the study's cells, and show it; the number of threads is recorded.
 
@@ -214,11 +236,13 @@ def settle_resources(
     console.print(*lines, sep="\n", markup=False)
     board.record = record.model_copy(update={"cpus_per_trial": allotment.cpus})
     board.study.write(board.record)
+    home.push()
     return allotment
 
 
-def conclude(study: Study, console: Console) -> int:
+def conclude(home: Home, console: Console) -> int:
     """Print how the study stands and where it lies; 0 only if every row is done or pruned."""
+    study = home.study
     board = Board.read(study)
     several = len(board.rows) > 1
     if several:
@@ -229,11 +253,11 @@ def conclude(study: Study, console: Console) -> int:
     else:
         table = fold_table(read_variant(study))
         show(console, fold_text(table), fold_caption(table))
-    console.print(f"all of it is in {study.folder}", markup=False)
+    console.print(f"all of it is in {home.where}", markup=False)
     statuses = {row.status for row in board}
     unasked = len(board.rows) < (board.record.search.variants or 1)
     if statuses <= {"done", "pruned"} and not unasked:
-        console.print(f"figures, tables: python -m study.analyze {study.folder}", markup=False)
+        console.print(f"figures, tables: python -m study.analyze {home.where}", markup=False)
         return 0
     what = "rows" if several else "folds"
     console.print(f"not all {what} are done; continue with the same command", style="bold")

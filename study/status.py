@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Final
 
-import filelock
 import tyro
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,9 +12,10 @@ from rich.text import Text
 
 from cityseg.errors import user_command
 from study.console import Watch, remaining_text, rows_planned
-from study.lookup import find
+from study.home import TABLE_FILES, Home, is_held
+from study.lookup import find_home
 from study.progress import Board, RowStatus
-from study.store import Study, variant_name
+from study.store import variant_name
 
 REFRESH_S: Final = 5.0
 
@@ -28,77 +28,63 @@ def status(
     """How far a study is: its table, what is at work, what failed or was pruned, and why.
 
     Args:
-        study: Name of a study within the results folder, or its path. By default the one whose
-            cells were written to last.
-        results: Folder that holds the studies.
+        study: Name of a study within the results folder, or its path or URL. By default the one
+            whose cells were written to last.
+        results: Folder or URL that holds the studies.
         watch: Look again every few seconds, until Ctrl-C.
     """
-    chosen = find(study, results)
+    home = find_home(study, results, TABLE_FILES)
     console = Console(highlight=False)
     if watch:
-        follow(chosen, console)
+        follow(home, console)
     else:
-        show(chosen, console)
+        show(home, console)
     return 0
 
 
-def follow(study: Study, console: Console) -> None:
+def follow(home: Home, console: Console) -> None:
     """Show the report again and again, until Ctrl-C; each below the last if piped."""
     try:
         if console.is_terminal:
-            with Live(Group(*report(study, console)), console=console, auto_refresh=False) as live:
+            with Live(Group(*report(home, console)), console=console, auto_refresh=False) as live:
                 while True:
                     time.sleep(REFRESH_S)
-                    live.update(Group(*report(study, console)), refresh=True)
+                    home.pull()
+                    live.update(Group(*report(home, console)), refresh=True)
         while True:
-            show(study, console)
+            show(home, console)
             time.sleep(REFRESH_S)
+            home.pull()
     except KeyboardInterrupt:
         return
 
 
-def show(study: Study, console: Console) -> None:
+def show(home: Home, console: Console) -> None:
     """Print the report once; no line of words is broken, so that it can be searched."""
-    for part in report(study, console):
+    for part in report(home, console):
         console.print(part, soft_wrap=isinstance(part, Text))
 
 
-def report(study: Study, console: Console) -> list[RenderableType]:
+def report(home: Home, console: Console) -> list[RenderableType]:
     """The study as it stands: who runs it, its table, and what the table has no room for.
 
     Raises:
         InputError: one of its files is missing or damaged.
     """
-    board = Board.read(study)
+    board = Board.read(home.study)
     running = cells_at_work(board)
     watch = Watch(board, console, slots=max(1, len(running)))
     watch.running |= running
-    heading = f"{study.folder}: {driver_text(is_held(study.lock_file))}{work_text(running)}"
+    heading = f"{home.where}: {driver_text(home.is_driven())}{work_text(running)}"
     lines = [*best_lines(board, watch), *reason_lines(board, "failed")]
     lines += reason_lines(board, "pruned")
     return [Text(heading), watch.table(), *(Text(line) for line in lines)]
 
 
-def is_held(lock_file: Path) -> bool | None:
-    """Whether a process holds a lock; None where it may not be tried.
-
-    A lock that is free is held by us for a moment, as nothing else tells on every file system.
-    """
-    if not lock_file.is_file():
-        return False
-    try:
-        with filelock.FileLock(lock_file).acquire(blocking=False):
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:
-        return None
-
-
 def cells_at_work(board: Board) -> set[tuple[int, int]]:
     """(variant, fold) of the cells that a process trains now, by their locks.
 
-    They may outlive a driver that was killed, for a little while.
+    They may outlive a driver that was killed, for a little while. At a URL none can be told.
     """
     open_cells = [
         (row.variant, cell.fold) for row in board for cell in row.cells if cell.status != "done"

@@ -52,7 +52,7 @@ COMPANION: Final[dict[Objective, Objective]] = {
     "last_full": "best_full",
 }
 """The other choice of epoch: what stands beside the objective where there is room for one more."""
-WORDY: Final = ("Row", "Values", "State")
+WORDY: Final = ("Row", "Values", "State", "Gap", "Setting")
 """Headings of columns that hold words: set to the left, and broken where they are long."""
 WORD_CHARS: Final = 24
 """A longer word, such as a path, is broken, too."""
@@ -323,16 +323,34 @@ def signed(value: float) -> str:
 
 
 def show(console: Console, text: pd.DataFrame, caption: str) -> None:
-    """Print a table; on a console that is too narrow its lines run over, no digit is cut."""
-    table = Table(caption=Text(caption), caption_justify="left")
-    for side, heading in zip(_sides(text), text.columns, strict=True):
-        longest = max(len(word) for word in (*heading.split(), *_words(heading, text)))
+    """Print a table and, below, its caption in the console's width.
+
+    On a console that is too narrow the table's lines run over, no digit is cut.
+    """
+    table = Table()
+    widest = [max(len(word) for word in (heading, *text[heading])) for heading in text.columns]
+    least = [
+        max(len(word) for word in (*heading.split(), *_words(heading, text)))
+        for heading in text.columns
+    ]
+    widths = _widths(widest, least, room=console.width - 3 * len(text.columns) - 1)
+    for side, heading, width in zip(_sides(text), text.columns, widths, strict=True):
         justify = "left" if side == "l" else "right"
-        table.add_column(Text(heading), justify=justify, min_width=longest)
+        # rich takes from a `width` what a narrow console lacks, but not from a `min_width`
+        table.add_column(Text(heading), justify=justify, min_width=width, max_width=width)
     for row in text.itertuples(index=False):
         table.add_row(*(Text(cell) for cell in row))
-    needed = sum(column.min_width or 0 for column in table.columns) + 3 * len(table.columns) + 1
-    console.print(table, width=max(needed, console.width), crop=False)
+    console.print(table, crop=False)
+    console.print(Text(caption, style="table.caption"), end="\n\n")
+
+
+def _widths(widest: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Of columns that share some room: the widest of those that can gives way first."""
+    widths = list(widest)
+    while sum(widths) > room and widths != list(least):
+        able = [w if w > minimum else 0 for w, minimum in zip(widths, least, strict=True)]
+        widths[able.index(max(able))] -= 1
+    return widths
 
 
 def _words(heading: str, text: pd.DataFrame) -> list[str]:
@@ -354,6 +372,14 @@ def write_table(
     for suffix, content in contents.items():
         atomic.write_text(stem.with_suffix(suffix), content)
     return [stem.with_suffix(suffix) for suffix in contents]
+
+
+def file_list(files: Sequence[Path]) -> list[str]:
+    """One line for each file's name, with all its endings, such as `out/table1.csv .md .tex`."""
+    endings: dict[Path, list[str]] = {}
+    for file in files:
+        endings.setdefault(file.with_suffix(""), []).append(file.suffix)
+    return [f"{stem}{' '.join(suffixes)}" for stem, suffixes in endings.items()]
 
 
 def markdown(text: pd.DataFrame) -> str:

@@ -2,14 +2,17 @@
 
 A study of k folds predicts each frame once, by the network that was not trained on it. IoU is
 TP / (TP + FP + FN), and the sums of TP and of TP + FP + FN over frames are all that it takes, so
-a frame's 19 x 19 confusion matrix comes down to 2 x 19 integers, exactly.
+a frame's 19 x 19 confusion matrix comes down to 2 x 19 integers, exactly. They are kept in 32 bits
+where they fit, and rows of the same frames share one layout: a thousand rows of Cityscapes' 2,975
+frames take half a gigabyte.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Int64, Integer, Shaped
 from scipy import sparse
 
 from cityseg.data import city_of
@@ -57,8 +60,9 @@ class Tally:
     """Counts of one row's out-of-fold predictions."""
 
     layout: Layout
-    counts: Int64[np.ndarray, "n 2 c"]
-    """Pixels of each frame and class: hits (TP), then the union (TP + FP + FN)."""
+    counts: Integer[np.ndarray, "n 2 c"]
+    """Pixels of each frame and class: hits (TP), then the union (TP + FP + FN); int64, or uint32
+    where all fit."""
 
     @property
     def totals(self) -> Int64[np.ndarray, "k 2 c"]:
@@ -74,19 +78,33 @@ def tally(folds: Sequence[tuple[Sequence[str], Int64[np.ndarray, "n c c"]]]) -> 
     Raises:
         ValueError: a frame stands in two folds, or names and matrices differ in number.
     """
-    names = np.array([name for fold_names, _ in folds for name in fold_names])
-    counts = np.concatenate([hits_and_unions(confusion) for _, confusion in folds])
-    fold = np.repeat(np.arange(len(folds)), [len(fold_names) for fold_names, _ in folds])
-    if len(names) != len(counts) or len(set(names)) != len(names):
-        raise ValueError(f"{len(names)} names, {len(set(names))} different, {len(counts)} frames")
+    layout, order = _layout(tuple(tuple(names) for names, _ in folds))
+    counts = np.concatenate([_narrow(hits_and_unions(confusion)) for _, confusion in folds])
+    if len(counts) != len(order):
+        raise ValueError(f"{len(order)} names, {len(counts)} frames")
+    return Tally(layout, counts[order])
+
+
+@functools.lru_cache(maxsize=4)
+def _layout(folds: tuple[tuple[str, ...], ...]) -> tuple[Layout, Int64[np.ndarray, " n"]]:
+    """The layout, and where each of its frames stands in the folds one after another."""
+    names = np.array([name for fold_names in folds for name in fold_names])
+    if len(set(names)) != len(names):
+        raise ValueError(f"{len(names)} names, {len(set(names))} different")
+    fold = np.repeat(np.arange(len(folds)), [len(fold_names) for fold_names in folds])
     order = np.argsort(names)
-    names = tuple(str(name) for name in names[order])
-    _, city = np.unique([city_of(name) or name for name in names], return_inverse=True)
-    return Tally(Layout(names, fold[order], city.astype(np.int64), len(folds)), counts[order])
+    ordered = tuple(str(name) for name in names[order])
+    _, city = np.unique([city_of(name) or name for name in ordered], return_inverse=True)
+    return Layout(ordered, fold[order], city.astype(np.int64), len(folds)), order
+
+
+def _narrow(counts: Int64[np.ndarray, "n 2 c"]) -> Integer[np.ndarray, "n 2 c"]:
+    """In half the memory where no count is lost; numpy's sums of uint32 are of 64 bits."""
+    return counts.astype(np.uint32) if counts.max(initial=0) < 2**32 else counts
 
 
 def group_sums(
-    counts: Int64[np.ndarray, "n 2 c"], group: Int64[np.ndarray, " n"], groups: int
+    counts: Integer[np.ndarray, "n 2 c"], group: Int64[np.ndarray, " n"], groups: int
 ) -> Int64[np.ndarray, "g 2 c"]:
     """Exact sums over the frames of each group, 0 for one without any.
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,9 @@ from cityseg.data import Frame, fingerprint, index
 from cityseg.errors import InputError, TrainingError
 from cityseg.train import train_cell, use_device
 from study.console import epoch_line
+from study.home import open_home
 from study.monitor import Monitor
+from study.objects import StoreError
 from study.resources import Allotment
 from study.store import Study, StudyRecord, variant_name
 
@@ -27,31 +30,47 @@ log = logging.getLogger(__name__)
 
 
 def run_cell(trial: dict[str, Any]) -> None:
-    """Train a cell to its end, from wherever it stands on disk; report every epoch.
+    """Train a cell to its end, from wherever it stands; report every epoch once it is committed.
 
     A failure that would happen again is reported as a result, so that Ray does not retry it; the
     reason is in the cell's folder. Anything else is raised, and retried from the last epoch.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    study, variant, fold = Study(Path(trial["study"])), trial["variant"], trial["fold"]
-    cell = study.cell(variant, fold)
-    try:
-        record = study.read()
-        config = study.config(variant, record)
-        resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
-        config = config.model_copy(update={"resources": resources})
-        train, val = study.read_folds().split(frames_here(record), fold)
-        past = read_epochs(cell.epochs)
-        with Monitor(record.name, variant, fold, cell.folder, past) as monitor:
-            for epoch in train_cell(config, train, val, cell, use_device(resources)):
-                log.info(epoch_line(variant, fold, epoch, config.train.epochs))
-                monitor.epoch(epoch)
-                tune.report(asdict(epoch))
-    except (InputError, TrainingError) as error:
-        log.error("%s failed: %s", trial_name(trial), error)
-        # also where the failure came before the training
-        atomic.write_text(cell.failure, f"{error}\n")
-        tune.report({"failed": str(error)})
+    home = open_home(trial["study"], "worker")
+    study, cell = home.study, home.study.cell(trial["variant"], trial["fold"])
+    with home.training(trial["variant"], trial["fold"]) as commit:
+        try:
+            train(study, trial, commit)
+        except StoreError:  # another time it may be there
+            raise
+        except (InputError, TrainingError) as error:
+            log.error("%s failed: %s", trial_name(trial), error)
+            # also where the failure came before the training
+            atomic.write_text(cell.failure, f"{error}\n")
+            commit()
+            tune.report({"failed": str(error)})
+
+
+def train(study: Study, trial: dict[str, Any], commit: Callable[[], None]) -> None:
+    """Train a cell to its end.
+
+    Raises:
+        InputError, TrainingError: a failure that would happen again.
+        StoreError: what was trained cannot be committed.
+    """
+    variant, fold = trial["variant"], trial["fold"]
+    record, cell = study.read(), study.cell(variant, fold)
+    config = study.config(variant, record)
+    resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
+    config = config.model_copy(update={"resources": resources})
+    train, val = study.read_folds().split(frames_here(record), fold)
+    with Monitor(record.name, variant, fold, cell.folder, read_epochs(cell.epochs)) as monitor:
+        for epoch in train_cell(config, train, val, cell, use_device(resources)):
+            log.info(epoch_line(variant, fold, epoch, config.train.epochs))
+            monitor.epoch(epoch)
+            commit()
+            tune.report(asdict(epoch))
+    commit()
 
 
 def frames_here(record: StudyRecord) -> list[Frame]:

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,17 +34,18 @@ import psutil
 import ray
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
+from ray.tune.error import TuneError
 from rich.console import Console
 
 from cityseg.errors import InputError
 from study.advisor import Advisor
 from study.console import Watch
+from study.home import Home, open_home
 from study.keep import tidy
 from study.progress import Board, RowProgress
 from study.resources import Allotment, Machine
-from study.schedule import Schedule
+from study.schedule import Cell, Schedule
 from study.search import FoldScheduler, FoldSearch, Report
-from study.store import Study
 from study.trial import SLOT, trainable, trial_name
 
 # Tune would advise to continue by `Tuner.restore`, which knows nothing of the study's folder
@@ -58,7 +59,7 @@ FAREWELL_S: Final = 60
 CLIENT_ATTEMPTS: Final = 3
 """To connect through Ray's client, whose own time limits a busy machine overruns."""
 POLL_S: Final = 2
-"""Between two looks at a study that runs elsewhere."""
+"""Between two looks at the raylets."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,8 @@ def _machines() -> list[Machine]:
     ]
 
 
-def where_to_watch(cluster: Cluster, metrics: bool) -> list[str]:
-    """Lines that say where the study can be seen elsewhere."""
+def where_to_watch(cluster: Cluster, metrics: bool, url: str | None = None) -> list[str]:
+    """Lines that say where the study, at a URL or in a folder, can be seen elsewhere."""
     ray_command = Path(sys.executable).with_name("ray")
     lines = [
         f"dashboard: http://{cluster.dashboard} (its token: {ray_command} get-auth-token)",
@@ -230,15 +231,17 @@ def where_to_watch(cluster: Cluster, metrics: bool) -> list[str]:
         targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in _nodes()]
         lines.append(f"metrics: point Prometheus at {', '.join(targets)} (path /metrics)")
         lines.append(f"Grafana dashboard to import: {Path(__file__).with_name('grafana.json')}")
-    return [*lines, "watch it from another terminal: python -m study.status"]
+    look = f"python -m study.status {url or ''}".strip()
+    return [*lines, f"watch it from another terminal: {look}"]
 
 
-def run(board: Board, cluster: Cluster, console: Console, storage: str | None) -> None:
+def run(home: Home, board: Board, cluster: Cluster, console: Console, storage: str | None) -> None:
     """Run a study's open cells, until none is left.
 
     Returns also after SIGINT, SIGTERM or SIGHUP, with cells unfinished.
 
     Args:
+        home: of the study.
         board: the study as it stands.
         cluster: to run on.
         console: where to tell of it.
@@ -250,58 +253,114 @@ def run(board: Board, cluster: Cluster, console: Console, storage: str | None) -
     watch = Watch(board, console, cluster.allotment.slots)
     with _terminations_as_ctrl_c(), watch:
         if cluster.remote:
-            _watch_from_afar(board, watch, cluster, storage)
+            _watch_from_afar(home, board, watch, cluster, storage)
         else:
-            _drive(board, watch, cluster, storage)
+            _drive(home, board, watch, cluster, storage)
 
 
-def _drive(board: Board, watch: Watch, cluster: Cluster, storage: str | None) -> None:
+class _Schedule(Schedule):
+    """Asks the study's home for what cells have written, and tells it what is decided."""
+
+    def __init__(
+        self,
+        home: Home,
+        board: Board,
+        advisor: Advisor | None,
+        closed: Callable[[RowProgress], None],
+    ):
+        self._home = home
+        super().__init__(board, advisor, closed)
+        home.push()
+
+    def next_cell(self, live: Collection[Cell]) -> Cell | None:
+        cell = super().next_cell(live)
+        self._home.push()  # a worker wants its row's file
+        return cell
+
+    def observe(self, variant: int, fold: int) -> bool:
+        self._home.pull_cell(variant, fold)
+        goes_on = super().observe(variant, fold)
+        self._home.push()
+        return goes_on
+
+    def fail(self, variant: int, fold: int, reason: str) -> None:
+        self._home.fail(variant, fold, reason)
+        super().fail(variant, fold, reason)
+
+
+def _drive(home: Home, board: Board, watch: Watch, cluster: Cluster, storage: str | None) -> None:
     storage = storage or board.record.storage
     advisor = Advisor(board.study, board.record, storage) if storage else None
 
     def closed(row: RowProgress) -> None:
         watch.ended(row.variant)
-        tidy(board)
+        keep()
 
-    schedule = Schedule(board, advisor, closed)
+    def keep() -> None:
+        tidy(board)
+        home.tidy(board)
+
+    schedule = _Schedule(home, board, advisor, closed)
     with tempfile.TemporaryDirectory(prefix="cityseg-study-") as scratch:
-        _tuner(schedule, watch, cluster.allotment, cluster.own, scratch).fit()
-    tidy(board)
+        tuner = _tuner(schedule, home.where, watch, cluster.allotment, cluster.own, scratch)
+        with unwrapped_errors():
+            tuner.fit()
+    keep()
+
+
+@contextlib.contextmanager
+def unwrapped_errors() -> Iterator[None]:
+    """Tune wraps what its callbacks raise: a storage that is gone is the user's again.
+
+    Raises:
+        InputError: one that was raised within.
+    """
+    try:
+        yield
+    except TuneError as error:
+        if isinstance(error.__context__, InputError):
+            raise error.__context__ from None
+        raise
 
 
 @ray.remote(num_cpus=0, max_retries=0, resources={"node:__internal_head__": 0.001})
-def _drive_there(folder: str, cluster: Cluster, storage: str | None) -> None:
+def _drive_there(where: str, owner_id: str, cluster: Cluster, storage: str | None) -> None:
     """The driver as a task of the cluster's, for a user who is outside of it.
 
     On the head node, whose death ends the cluster anyway. It may outlive a user's process that was
     killed, so it has a lock of its own.
     """
-    driving = filelock.FileLock(Path(folder) / ".driver.lock", timeout=FAREWELL_S)
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, driving:
-        board = Board.read(Study(Path(folder)))
+    home = open_home(where, "remote-driver")
+    driving = filelock.FileLock(home.study.folder / ".driver.lock", timeout=FAREWELL_S)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, driving, home.joining(owner_id):
+        board = Board.read(home.study)
         watch = Watch(board, Console(file=nowhere), cluster.allotment.slots)
-        _drive(board, watch, cluster, storage)
+        _drive(home, board, watch, cluster, storage)
 
 
-def _watch_from_afar(board: Board, watch: Watch, cluster: Cluster, storage: str | None) -> None:
+def _watch_from_afar(
+    home: Home, board: Board, watch: Watch, cluster: Cluster, storage: str | None
+) -> None:
     """Follow the study's table while the cluster runs it."""
-    task = _drive_there.remote(str(board.study.folder), cluster, storage)
+    task = _drive_there.remote(home.where, home.owner_id, cluster, storage)
     try:
         ended = False
         while not ended:
-            ended = bool(ray.wait([task], timeout=POLL_S)[0])
-            _show_changes(board, watch)
+            ended = bool(ray.wait([task], timeout=home.poll_s)[0])
+            _show_changes(home, board, watch)
         ray.get(task)
     except KeyboardInterrupt:
         ray.cancel(task)
         ray.wait([task], timeout=FAREWELL_S)
+        home.pull()
     except RayTaskError as error:
         if isinstance(error.cause, InputError):
             raise error.cause from None
         raise
 
 
-def _show_changes(board: Board, watch: Watch) -> None:
+def _show_changes(home: Home, board: Board, watch: Watch) -> None:
+    home.pull()
     were_open = {row.variant for row in board if row.is_open}
     for variant, fold, epoch in board.refresh():
         watch.epoch(variant, fold, epoch)
@@ -311,7 +370,7 @@ def _show_changes(board: Board, watch: Watch) -> None:
 
 
 def _tuner(
-    schedule: Schedule, watch: Watch, allotment: Allotment, own: bool, scratch: str
+    schedule: Schedule, where: str, watch: Watch, allotment: Allotment, own: bool, scratch: str
 ) -> tune.Tuner:
     board = schedule.board
     if own:  # with a search algorithm Tune starts its trials one after the other
@@ -319,7 +378,7 @@ def _tuner(
     search = FoldSearch(schedule, allotment.slots if own else None)
     return tune.Tuner(
         trainable(allotment, slotted=own),
-        param_space={"study": str(board.study.folder), "cpus": allotment.cpus},
+        param_space={"study": where, "cpus": allotment.cpus},
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=FoldScheduler(schedule, watch),

@@ -7,14 +7,54 @@ from typing import Final
 import pandas as pd
 
 from cityseg.labels import CLASS_NAMES
+from study.analysis import FoldTable
 from study.bootstrap import Estimate, Unit
 from study.comparison import Comparison
 from study.evidence import ComparisonTable, IntervalTable, ScoreEvidence
-from study.statistics import CorrectedMean, Interval, limiting_classes
+from study.space import Objective
+from study.statistics import Interval
 from study.store import variant_name
 from study.tables import FOLD_HEADINGS, NO_VALUE, OBJECTIVE_WORDS, decimals, marked, signed
 
 UNIT_WORDS: Final[dict[Unit, str]] = {"cities": "whole cities", "frames": "single frames"}
+
+
+def headline(
+    folds: FoldTable,
+    objective: Objective,
+    intervals: IntervalTable | None = None,
+    compared: ComparisonTable | None = None,
+) -> str:
+    """What a study says, in one or two sentences, and on which data; to be read before all else.
+
+    Args:
+        folds: the row that is shown.
+        objective: what the study compares its rows by.
+        intervals: of the same row, if all its folds are done.
+        compared: the finished rows, of a study of several.
+    """
+    return f"{_finding(folds, objective, intervals, compared)} Data: {folds.variant.data}."
+
+
+def _finding(
+    folds: FoldTable,
+    objective: Objective,
+    intervals: IntervalTable | None,
+    compared: ComparisonTable | None,
+) -> str:
+    variant = folds.variant
+    if compared and compared.comparisons:
+        return f"{compared.comparisons[0].verdict}."
+    if intervals is None:
+        done = f"{folds.finished} of {len(folds.cells)} folds"
+        return f"Nothing can be claimed of {variant.title} yet: {done} are done."
+    score = next(score for score in intervals.scores if score.objective == objective)
+    ends = (decimals(end) for end in (score.corrected.interval.low, score.corrected.interval.high))
+    return (
+        f"The {OBJECTIVE_WORDS[objective]} of {variant.title} is {decimals(score.spread.mean)};"
+        f" other trainings on such folds would give {' to '.join(ends)} (95 % interval,"
+        f" {variant.folds} folds)."
+    )
 
 
 def interval_numbers(table: IntervalTable) -> pd.DataFrame:
@@ -90,9 +130,6 @@ def interval_caption(table: IntervalTable) -> str:
         *_few_cities(table.cities, estimates.unit),
         *_missed(table.scores),
         "Pooled: mIoU of the counts summed over the folds.",
-        f"Best over last epoch, full-res: {_mean_words(table.epoch_choice)}.",
-        f"Low-res over full-res: {_mean_words(table.resolution)}.",
-        *_limits(table),
     ]
     return " ".join(words)
 
@@ -116,24 +153,6 @@ def _missed(scores: Sequence[ScoreEvidence]) -> list[str]:
     return [
         "One of these misses its mean: a class stands in so few that many draws are without it,"
         " and do not count it; the interval is not to be relied on."
-    ]
-
-
-def _mean_words(mean: CorrectedMean) -> str:
-    ends = (mean.interval.low, mean.interval.high)
-    return f"{signed(mean.mean)} (95 % interval {signed(ends[0])} to {signed(ends[1])})"
-
-
-def _limits(table: IntervalTable) -> list[str]:
-    score = next(score for score in table.scores if score.objective == "best_full")
-    limits = [
-        f"{CLASS_NAMES[c]} ({signed(score.classes[c].gain)})"
-        for c in limiting_classes(score.classes)
-    ]
-    if not limits:
-        return []
-    return [
-        f"The full-res mean would gain most by these classes at the median: {', '.join(limits)}."
     ]
 
 
@@ -172,25 +191,28 @@ def comparison_text(table: ComparisonTable, most: int | None = None) -> pd.DataF
             "To base": [signed(one.difference) for one in rows],
             "95 % from": [signed(one.interval.low) for one in rows],
             "95 % to": [signed(one.interval.high) for one in rows],
-            "p": [_p(one.p_value) for one in rows],
-            "p (Holm)": [_p(one.adjusted) for one in rows],
+            "p": [p_text(one.p_value) for one in rows],
+            "p (Holm)": [p_text(one.adjusted) for one in rows],
             "Detectable": [decimals(one.detectable) for one in rows],
         }
     )
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """Three decimals; a dash for NaN."""
     if math.isnan(value):
         return NO_VALUE
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def comparison_caption(table: ComparisonTable, most: int | None = None) -> str:
-    """What must be known to read the comparisons; the verdict first."""
+def comparison_caption(
+    table: ComparisonTable, most: int | None = None, verdict: bool = True
+) -> str:
+    """What must be known to read the comparisons; the verdict first, unless it stands elsewhere."""
     variant, rows = table.rows.variant, table.rows
     drawn = UNIT_WORDS[table.selection.unit]
     words = [
-        f"{table.comparisons[0].verdict}.",
+        *([f"{table.comparisons[0].verdict}."] if verdict else []),
         f"Study {variant.title}: finished rows against {variant_name(0)} by {rows.objective}, the"
         f" {OBJECTIVE_WORDS[rows.objective]}, paired on the same frames and {variant.folds} folds"
         f" by {variant.grouping} on {variant.data}.",

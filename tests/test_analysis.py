@@ -284,7 +284,7 @@ def test_the_objective_decides_which_row_is_best(tmp_path):
                 )
                 finish(study, fold, low, variant)
                 confusion = Confusion(
-                    FOLDS[0][:1], Counts(2, low, full), Counts(4, last_low, last_full)
+                    FOLDS[fold - 1][:1], Counts(2, low, full), Counts(4, last_low, last_full)
                 )
                 write_confusion(study.cell(variant, fold).confusion, confusion)
 

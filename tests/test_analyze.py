@@ -18,8 +18,10 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
+from cityseg.cell import Confusion, Counts, read_confusion, write_confusion
 from cityseg.data import index
-from study import analysis, analyze, plots, tables
+from study import analysis, analyze, evidence, gallery, plots, summary, tables
+from study.analysis import PAPER
 from study.space import Search
 from study.store import Study
 
@@ -50,14 +52,28 @@ def texts(figure: Figure) -> str:
 def test_all_files_are_written_listed_and_marked_synthetic(study, monkeypatch, capsys):
     assert run(monkeypatch, "--results", study.folder.parent) == 0
 
-    expected = {f"{stem}.{kind}" for stem in ("table1", "classes") for kind in ("csv", "md", "tex")}
-    expected |= {f"{stem}_f2.{kind}" for stem in ("history", "panel") for kind in ("png", "pdf")}
+    stems, kinds = ("table1", "classes", "effort"), ("csv", "md", "tex")
+    expected = {f"{stem}.{kind}" for stem in stems for kind in kinds} | {"summary.json"}
+    drawn = ("history_f2", "panel_f2", "classes", "confusion", "frames")
+    expected |= {f"{stem}.{kind}" for stem in drawn for kind in ("png", "pdf")} | {"report.html"}
     assert names(study.analysis) == expected
     printed = capsys.readouterr().out
-    assert all(str(study.analysis / name) in printed for name in expected)
-    assert " ".join(printed.split()).count(MARK) == 2, "under both tables"
+    listed = printed[printed.index("Written:") :].splitlines()[1:]
+    assert {f"{stem}{kind}" for stem, kind in _endings(listed)} == {
+        str(study.analysis / name) for name in expected
+    }
+    assert " ".join(printed.split()).count(MARK) == 4, "in the headline and under three tables"
     for path in study.analysis.iterdir():
         assert MARK in _readable(path), path.name
+
+
+def _endings(lines: list[str]) -> list[tuple[str, str]]:
+    """Stem and ending of each file in a list such as `out/table1.csv .md .tex`."""
+    return [
+        (line[: line.rindex(".", 0, (line + " ").index(" "))], kind)
+        for line in lines
+        for kind in line[line.rindex(".", 0, (line + " ").index(" ")) :].split()
+    ]
 
 
 def _readable(path: Path) -> str:
@@ -71,7 +87,8 @@ def test_every_row_of_a_csv_carries_the_mark_and_the_full_number(study):
     variant = analysis.read_variant(study)
     table = analysis.fold_table(variant)
 
-    analyze.report_tables(Console(file=io.StringIO()), variant, study.analysis)
+    records = analyze.read_records(study)
+    analyze.report_tables(Console(file=io.StringIO()), table, records.classes, study.analysis)
 
     table1 = pd.read_csv(study.analysis / "table1.csv")
     classes = pd.read_csv(study.analysis / "classes.csv")
@@ -162,7 +179,8 @@ def test_a_running_study_is_analysed_as_far_as_it_is(tmp_path, monkeypatch, caps
     assert "Mean of 1 of 3 folds" in printed
     assert f"Missing: fold 2: epoch 2 of {EPOCHS}; fold 3: not started." in printed
     figures = {name for name in names(study.analysis) if name.endswith(".png")}
-    assert figures == {"history_f1.png", "history_f2.png", "panel_f1.png"}
+    drawn = ("history_f1", "history_f2", "panel_f1", "classes", "confusion", "frames")
+    assert figures == {f"{stem}.png" for stem in drawn}
 
 
 def test_cityscapes_is_not_marked_and_its_panels_stay_in_the_study(tmp_path, monkeypatch):
@@ -171,7 +189,9 @@ def test_cityscapes_is_not_marked_and_its_panels_stay_in_the_study(tmp_path, mon
 
     assert run(monkeypatch, study.folder, "--out", tmp_path / "out") == 0
 
-    assert names(study.analysis) == {"panel_f1.png", "panel_f1.pdf"}
+    frames = {"panel_f1.png", "panel_f1.pdf", "frames.png", "frames.pdf"}
+    assert names(study.analysis) == frames
+    assert "data:image/webp" not in (tmp_path / "out" / "report.html").read_text()
     assert "history_f1.png" in names(tmp_path / "out")
     assert not any("panel" in name for name in names(tmp_path / "out"))
     markdown = (tmp_path / "out" / "table1.md").read_text()
@@ -190,7 +210,7 @@ def rows(tmp_path) -> Study:
 @pytest.fixture
 def _no_histories(monkeypatch):
     """Drawing takes seconds, and is shown by other tests."""
-    monkeypatch.setattr(analyze, "write_histories", lambda *_: [])
+    monkeypatch.setattr(analyze, "write_figures", lambda *_: [])
 
 
 @pytest.mark.usefixtures("_no_histories")
@@ -206,12 +226,14 @@ def test_of_several_rows_all_are_compared_and_the_best_is_shown_fold_by_fold(
     assert printed.index("Study fake_1 v002: 3 folds") < printed.index(
         "how far the mIoU of 3 folds"
     )
-    stems = ("variants", "comparisons", "table1_v002", "classes_v002", "intervals_v002")
+    of_row = ("table1", "classes", "intervals", "gaps")
+    stems = ("variants", "comparisons", "effort", *(f"{stem}_v002" for stem in of_row))
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("csv", "md", "tex")}
-    assert names(rows.analysis) == expected
-    for name in expected:
+    assert names(rows.analysis) == expected | {"summary.json", "report.html"}
+    for name in names(rows.analysis):
         assert MARK in _readable(rows.analysis / name), name
-        assert name in printed
+        assert Path(name).stem in printed[printed.index("Written:") :]
+    assert "no importance of settings: 3 finished rows, it takes 4 at least" in printed
 
 
 def test_files_of_a_row_do_not_overwrite_those_of_another(tmp_path, monkeypatch):
@@ -228,7 +250,10 @@ def test_files_of_a_row_do_not_overwrite_those_of_another(tmp_path, monkeypatch)
 
     assert {"table1_v001.csv", "history_v001_f1.png"} <= names(study.analysis)
     changed = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
-    assert changed == {f"variants.{kind}" for kind in ("csv", "md", "tex")}
+    of_the_study = {"summary.json", "report.html"} | {
+        f"{stem}.{kind}" for stem in ("variants", "effort") for kind in ("csv", "md", "tex")
+    }
+    assert changed - {f"effort.{kind}" for kind in ("png", "pdf")} == of_the_study
 
 
 def test_panels_of_a_row_are_named_after_it(tmp_path):
@@ -236,9 +261,12 @@ def test_panels_of_a_row_are_named_after_it(tmp_path):
     add_row(study, 1, {"train.lr": 1e-3})
     finish(study, 1, variant=1)
 
-    written, _ = analyze.write_panels(analysis.read_variant(study, 1))
+    variant = analysis.read_variant(study, 1)
+    panels, why = gallery.read_panels(variant)
+    written = analyze.write_panels(variant, panels)
 
-    assert [path.name for path in written] == ["panel_v001_f1.png", "panel_v001_f1.pdf"]
+    assert not why
+    assert {path.stem for path in written} == {"panel_v001_f1", "frames_v001"}
 
 
 @pytest.mark.usefixtures("_no_histories")
@@ -270,7 +298,7 @@ def test_a_study_of_one_row_has_no_table_of_rows(study, monkeypatch, capsys):
 def test_the_csv_of_rows_holds_everything_in_full_precision(rows):
     table = analysis.variant_table(rows)
 
-    analyze.report_rows(Console(file=io.StringIO()), table, rows.analysis)
+    analyze.report_rows(Console(file=io.StringIO()), table, None, rows.analysis)
 
     numbers = pd.read_csv(rows.analysis / "variants.csv", index_col="row")
     assert list(numbers.index) == ["v002", "v001", "v000", "v003", "v004", "v005"]
@@ -291,7 +319,8 @@ def test_the_csv_of_rows_holds_everything_in_full_precision(rows):
 def test_the_tables_of_rows_fit_eighty_columns(rows):
     console = Console(width=80, file=io.StringIO())
 
-    analyze.report_rows(console, analysis.variant_table(rows), rows.analysis)
+    table = analysis.variant_table(rows)
+    analyze.report_rows(console, table, evidence.comparison_table(table), rows.analysis)
 
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
@@ -302,7 +331,8 @@ def test_the_tables_of_rows_fit_eighty_columns(rows):
 
 
 def test_reasons_break_neither_markdown_nor_latex(rows):
-    analyze.report_rows(Console(file=io.StringIO()), analysis.variant_table(rows), rows.analysis)
+    table = analysis.variant_table(rows)
+    analyze.report_rows(Console(file=io.StringIO()), table, None, rows.analysis)
 
     lines = (rows.analysis / "variants.md").read_text().splitlines()
     cells = [line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")]
@@ -326,7 +356,7 @@ def test_without_the_data_there_are_no_panels_and_it_says_so(study, monkeypatch,
 
     assert run(monkeypatch, study.folder) == 0
 
-    assert f"no panels: {root} is not there" in capsys.readouterr().out
+    assert f"The data set is no longer at {root}." in capsys.readouterr().out
     assert not any("panel" in name for name in names(study.analysis))
 
 
@@ -382,3 +412,169 @@ def test_neither_ray_nor_torch_is_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.usefixtures("_no_histories")
+def test_the_verdict_comes_first(rows, monkeypatch, capsys):
+    assert run(monkeypatch, rows.folder, "--no-figures") == 0
+    compared = evidence.comparison_table(analysis.variant_table(rows))
+    assert compared is not None
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(f"{compared.comparisons[0].verdict}. Data: {MARK}.")
+    assert printed.count(compared.comparisons[0].verdict) == 1
+    assert printed.index("Written:") > printed.rindex("┃")
+
+
+def paper_study(tmp_path) -> Study:
+    """A study whose counts give the paper's six scores, to four decimals.
+
+    Each frame holds two classes of equal union, so that the mIoU is 1 - 2 wrong / union.
+    """
+    study = make_study(tmp_path / "results", "cityscapes")
+    for fold in (1, 2, 3):
+        finish(study, fold)
+        low, full = (_with_miou(scores[fold - 1]) for scores in (PAPER.low, PAPER.full))
+        best, last = Counts(2, low, full), Counts(EPOCHS, low, full)
+        names = read_confusion(study.cell(0, fold).confusion).names
+        write_confusion(study.cell(0, fold).confusion, Confusion(names, best, last))
+    shutil.rmtree(study.read().data.root)
+    return study
+
+
+def _with_miou(score: float) -> np.ndarray:
+    wrong = round(10_000 * (1 - score))
+    counts = np.zeros((2, 19, 19), np.int64)
+    counts[:, :2, :2] = [[20_000 - 2 * wrong, wrong], [wrong, 20_000 - 2 * wrong]]
+    return counts
+
+
+def test_of_the_papers_six_numbers_mean_std_and_interval_come_out(tmp_path, monkeypatch, capsys):
+    study = paper_study(tmp_path)
+    assert run(monkeypatch, study.folder, "--no-figures") == 0
+
+    printed = " ".join(capsys.readouterr().out.split())
+    # by hand: mean -+ 4.302653 (t, 2 degrees of freedom) x sqrt(1/3 + 1/2) x sample std 0.014629
+    claim = "is 0.6553; other trainings on such folds would give 0.5978 to 0.7127"
+    assert printed.startswith(
+        f"The full-res mIoU of the best epoch by low-res mIoU of fake_1 {claim}"
+    )
+    table = pd.read_csv(study.analysis / "table1.csv").set_index("fold")
+    for column, mean, std in (("best_low", PAPER.mean_low, PAPER.std_low),
+                              ("best_full", PAPER.mean_full, PAPER.std_full)):  # fmt: skip
+        assert table[column]["mean"] == pytest.approx(mean, abs=1e-4)
+        assert table[column]["std"] == pytest.approx(std, abs=1e-4)
+    low = pd.read_csv(study.analysis / "intervals.csv").set_index(["objective", "class"])
+    # the same for low-res: 0.677267, sample std 0.011509
+    assert low["t_low"]["best_low", "mIoU"] == pytest.approx(0.677267 - 0.045203, abs=1e-5)
+    assert low["t_high"]["best_low", "mIoU"] == pytest.approx(0.677267 + 0.045203, abs=1e-5)
+
+
+def test_everything_that_is_printed_fits_eighty_columns(tmp_path, monkeypatch, capsys):
+    study = paper_study(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, study.folder, "--no-figures") == 0
+
+    printed = capsys.readouterr().out
+    assert max(len(line) for line in printed[: printed.index("Written:")].splitlines()) <= 80
+    for heading in ("Prec.", "Sample std", "Differ by", "CPU core h"):
+        assert heading in printed
+
+
+def test_without_figures_none_is_drawn(study, monkeypatch):
+    assert run(monkeypatch, study.folder, "--no-figures") == 0
+
+    assert {path.suffix for path in study.analysis.iterdir()} == {".csv", ".md", ".tex", ".json"}
+
+
+@pytest.fixture
+def several(tmp_path) -> Path:
+    """Results with studies `one` and `two`, which agree, and `other`, of other data."""
+    results = tmp_path / "results"
+    for name in ("one", "two", "other"):
+        study = make_study(results, name=name)
+        for fold in (1, 2, 3):
+            finish(study, fold, wrong_px=fold + 3 * (name == "two"))
+    record = Study(results / "other").read()
+    data = record.data.model_copy(update={"fingerprint": "1"})
+    Study(results / "other").write(record.model_copy(update={"data": data}))
+    return results
+
+
+def test_several_studies_stand_side_by_side(several, monkeypatch, capsys):
+    assert run(monkeypatch, "one", "two", "other", "--results", several) == 0
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("two v000 is worse than one v000") or printed.startswith(
+        "No difference of two v000 to one v000 is shown"
+    )
+    assert "other v000 is not paired with one v000: they are of different data" in printed
+    files = names(several / "one" / "analysis")
+    assert files == {f"studies.{kind}" for kind in ("csv", "md", "tex", "json")}
+    read = summary.read_summary(several / "one" / "analysis" / "studies.json")
+    assert [study.name for study in read.studies] == ["one", "two", "other"]
+    assert MARK in printed
+    for path in (several / "one" / "analysis").iterdir():
+        assert MARK in _readable(path), path.name
+
+
+def test_two_rows_are_compared_by_name(several, tmp_path, monkeypatch, capsys):
+    words = ("--compare", "two", "one", "--results", several, "--out", tmp_path / "out")
+    assert run(monkeypatch, *words) == 0
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "two v000 to one v000" in printed or "two v000 is worse than one v000" in printed
+    stem = "compare_two-v000_one-v000"
+    assert names(tmp_path / "out") == {f"{stem}.{kind}" for kind in ("csv", "md", "tex", "json")}
+    (pair,) = pd.read_csv(tmp_path / "out" / f"{stem}.csv").to_dict("records")[1:]
+    assert pair["to_first"] < 0
+    assert pair["verdict"] in " ".join((tmp_path / "out" / f"{stem}.md").read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--compare", "one", "other"), "one v000 and other v000 cannot be paired: they are of"),
+        (("--compare", "one", "one/v000"), "one v000 and one v000 cannot be paired: they are the"),
+        (("--compare", "one", "three"), "no study three"),
+        (("one", "two", "--variant", 0), "--variant goes with one study"),
+        (("one", "three"), "no study three"),
+    ],
+)
+def test_a_pairing_that_would_be_false_is_one_line_and_exit_code_2(
+    several, monkeypatch, capsys, words, error
+):
+    assert run(monkeypatch, *words, "--results", several) == 2
+
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {error}")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_the_rows_of_one_study_are_compared_by_number(rows, monkeypatch, capsys):
+    assert run(monkeypatch, rows.folder, "--compare", "v002", "v001") == 0
+
+    assert "fake_1 v002 to fake_1 v001" in " ".join(capsys.readouterr().out.split())
+    assert "compare_fake_1-v002_fake_1-v001.csv" in names(rows.analysis)
+
+
+def test_without_optuna_the_analysis_says_so_and_goes_on(tmp_path):
+    study = make_study(tmp_path / "results", search=Search(variants=4))
+    for variant in range(4):
+        if variant:
+            add_row(study, variant, {"train.lr": 1e-3 * variant})
+        for fold in (1, 2, 3):
+            finish(study, fold, variant=variant, wrong_px=variant + fold)
+    code = (
+        "import sys; sys.modules['optuna'] = None;"
+        f"sys.argv = ['analyze', {str(study.folder)!r}, '--no-figures'];"
+        "from study import analyze; code = analyze.main();"
+        "assert not {'ray', 'torch'} & set(sys.modules); sys.exit(code)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert "no importance of settings: it is Optuna's, which is not installed" in done.stdout
+    assert (study.analysis / "summary.json").is_file()

@@ -11,6 +11,7 @@ from fake_study import add_epochs, make_study, make_study_of_rows
 from rich.console import Console
 
 from study import status
+from study.home import open_home
 from study.progress import Board
 from study.status import cells_at_work, is_held
 from study.store import Study
@@ -133,7 +134,7 @@ def test_watching_a_terminal_redraws_in_place(rows: Study, monkeypatch: pytest.M
 
     monkeypatch.setattr(time, "sleep", pause)
     console = Console(width=80, height=50, force_terminal=True, record=True)
-    status.follow(rows, console)
+    status.follow(open_home(str(rows.folder)), console)
     text = console.export_text()
     assert "0/4 0/4 0/4" in text
     assert "1/4 0/4 0/4" in text
