@@ -127,7 +127,7 @@ def show_log() -> None:
     """What the library says of long work: building the embedded city, decoding frames."""
     log = logging.getLogger("cityseg")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(logging.StreamHandler(sys.stdout))
     log.setLevel(logging.INFO)
 
 

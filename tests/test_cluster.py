@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from test_study import SETTINGS, Here, assert_same_result, environment_of, here, wait_for
+from test_study import SETTINGS, assert_same_result, environment_of, here, wait_for
 
 from cityseg.cell import Cell, read_epochs
 from cityseg.data import index
@@ -255,14 +255,6 @@ def test_from_outside_a_study_is_followed_interrupted_and_taken_up_again(
     for fold in FOLDS:
         assert_same_result(study.cell(0, fold), survived[0].cell(0, fold))
     assert_only_the_cluster_is_left()
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/studies", "gs://bucket", "file:///tmp/studies"])
-def test_results_on_a_url_are_refused(here: Here, tiny_city: Path, url: str):
-    words = [sys.executable, "-m", "study.run", "--data", str(tiny_city), "--results", url]
-    refused = here([*words, *SETTINGS])
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "mount it as a file system" in refused.stderr
 
 
 def test_the_example_of_a_cluster_is_one_that_ray_up_takes():

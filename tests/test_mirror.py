@@ -31,10 +31,11 @@ from cityseg.data import Frame
 from cityseg.errors import InputError
 from cityseg.plan import Plan
 from cityseg.train import train_cell
-from study import analyze, fetch, home, objects, owner, status, trial
+from study import fetch, home, objects, owner, status, trial
 from study.begin import begin
 from study.home import CELL_FILES, RemoteHome, open_home
 from study.keep import tidy
+from study.lookup import find
 from study.mirror import Mirror, TakenOverError
 from study.objects import Objects, StoreError, url_of
 from study.progress import Board
@@ -651,26 +652,25 @@ def test_a_study_that_grows_is_followed(
     assert after.rows[5].cell(1).reason == "crashed"
 
 
-def test_a_study_is_analysed_from_its_url(
-    url: str, rows: Study, tmp_path: Path, machine: Callable[[str], None],
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-):  # fmt: skip
-    monkeypatch.setattr(analyze, "write_histories", lambda *_: [])
-    monkeypatch.setattr(analyze, "write_panels", lambda *_: ([], []))
+def test_all_but_weights_and_states_is_there_to_be_analysed(
+    url: str, rows: Study, machine: Callable[[str], None]
+):
+    for cell in (rows.cell(2, 1), rows.cell(5, 1)):
+        cell.state.parent.mkdir(parents=True)
+        cell.state.write_bytes(b"state")
+        cell.best_weights.write_bytes(b"weights")
     machine("driver's")
     upload(rows, url)
     machine("mine")
-    for place, out in ((url, "there"), (str(rows.folder), "here")):
-        code, *_ = run(analyze.main, monkeypatch, capsys, place, "--out", tmp_path / out)
-        assert code == 0
-    tables = [
-        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.csv")}
-        for name in ("here", "there")
-    ]
-    assert tables[0] == tables[1] and "variants.csv" in tables[0]
-    reader = remote(url, "reader").study
-    assert list(reader.folder.glob("v002/f1/predictions/*.png"))
-    assert not list(reader.folder.rglob("*.safetensors"))
+    found = find("s", Path(url.rpartition("/")[0]))
+    files = [
+        {path.relative_to(study.folder): path.read_bytes() for path in study.folder.rglob("*.*")
+         if path.is_file() and not path.name.startswith(".")}
+        for study in (found, rows)
+    ]  # fmt: skip
+    assert any(path.parent.name == "predictions" for path in files[0])
+    heavy = {path for path in files[1] if path.name in ("state.pt", "best.safetensors")}
+    assert len(heavy) == 4 and files[0] == {p: files[1][p] for p in files[1].keys() - heavy}
 
 
 @pytest.mark.parametrize("keep", ["all", "best", "none", "top-2"])

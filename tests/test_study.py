@@ -349,12 +349,16 @@ def test_a_failed_fold_is_told_and_a_rerun_completes_it(
     whole = image.read_bytes()
     image.write_bytes(whole[:100] + bytes(len(whole) - 100))  # same size: only decoding tells
     study = Study(tmp_path / "results" / "tiny")
-    failed = run(study_command(city, study.folder.parent))
+    undecoded = "data.cache=none"  # else the frame is met before any cell is
+    refused = run(study_command(city, study.folder.parent))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith(f"error: cannot decode {image}")
+    failed = run([*study_command(city, study.folder.parent), undecoded])
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert failed.stdout.count(f"cannot decode {image}") >= 1
     assert image.name in study.cell(0, 1).failure.read_text()
     image.write_bytes(whole)
-    mended = run(study_command(city, study.folder.parent))
+    mended = run([*study_command(city, study.folder.parent), undecoded])
     assert mended.returncode == 0, mended.stdout + mended.stderr
     for fold in (1, 2, 3):
         assert not study.cell(0, fold).failure.exists()
