@@ -344,10 +344,13 @@ def _watch_from_afar(
     """Follow the study's table while the cluster runs it."""
     task = _drive_there.remote(home.where, home.owner_id, cluster, storage)
     try:
-        ended = False
-        while not ended:
-            ended = bool(ray.wait([task], timeout=home.poll_s)[0])
-            _show_changes(home, board, watch)
+        with _lasting_ctrl_c() as asked:
+            ended = False
+            while not ended:
+                ended = bool(ray.wait([task], timeout=home.poll_s)[0])
+                _show_changes(home, board, watch)
+                if asked.is_set():
+                    raise KeyboardInterrupt
         ray.get(task)
     except KeyboardInterrupt:
         ray.cancel(task)
@@ -394,6 +397,22 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+@contextlib.contextmanager
+def _lasting_ctrl_c() -> Iterator[threading.Event]:
+    """Ctrl-C is also kept in an event: raised while Ray's client tidies up, Python drops it."""
+    asked = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
