@@ -135,7 +135,7 @@ def our_steps(channels_last: bool, options: StepOptions) -> Callable[[str], Call
     """A network of ours, from which comes its step in either precision."""
     run = start_run(config_of("float32", options), CPU)
     if channels_last:
-        run.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        run.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # torch's stubs
     run.model.train()
     batch = TrainBatch(*random_batch(options))
 

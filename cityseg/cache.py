@@ -184,7 +184,7 @@ def _build(frames: Sequence[Frame], home: Path, key: str, processes: int | None)
         rows = {name: [p.start, p.height, p.width] for name, p in places.items()}
         atomic.write_text(unfinished / "index.json", json.dumps({"key": key, "places": rows}))
         unfinished.rename(home)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too: what is half built goes, and the error on its way
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     atomic.sync(home.parent)

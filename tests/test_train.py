@@ -540,7 +540,7 @@ def test_steps_that_wait_for_samples_are_told_of(
             clock[0] += seconds
             yield batch
 
-    arrivals = room._Arrivals(slow())  # type: ignore[arg-type]
+    arrivals = room._Arrivals(slow())  # type: ignore[arg-type] # numbers do for batches
     for _ in arrivals:
         clock[0] += 1.0
     arrivals.complain(epoch=3)
