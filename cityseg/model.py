@@ -91,6 +91,8 @@ class UNet(nn.Module):
         self.bottleneck = bottleneck
         self.decoder = decoder
         self.head = head
+        self.supervision: tuple[float, ...] = (1.0,)
+        """The weight in the training loss of each of `supervised`'s logits."""
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 19 h w"]:
         """Class logits at the input's own size, which may be any from 32 px a side, odd or even.
@@ -102,6 +104,10 @@ class UNet(nn.Module):
         for stage in self.decoder:
             x = stage(x, skips.pop())
         return resize(self.head(x), image.shape[-2:])
+
+    def supervised(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b 19 h w"]]:
+        """All logits that training compares with the target, the prediction's own first."""
+        return [self(image)]
 
 
 def build_unet(

@@ -62,8 +62,12 @@ class Move:
 
     def _loss_of(self, image: Tensor, target: Tensor) -> Tensor:
         with self.precision.autocast():
-            logits = self.model(normalise(image))
-        return cross_entropy(logits, target)
+            outputs = self.model.supervised(normalise(image))
+        weighted = [
+            weight * cross_entropy(logits, target)
+            for weight, logits in zip(self.model.supervision, outputs, strict=True)
+        ]
+        return torch.stack(weighted).sum()
 
 
 class GraphedStep:

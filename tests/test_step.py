@@ -51,3 +51,26 @@ def test_a_step_is_the_plain_step_to_the_bit():
         states = plain.state[a], ours.state[b]
         assert float(states[0]["step"]) == float(states[1]["step"]) == 4
         assert torch.equal(states[0]["exp_avg_sq"], states[1]["exp_avg_sq"])
+
+
+class TwoOutputs(UNet):
+    """Supervised twice by the same logits."""
+
+    def supervised(self, image: torch.Tensor) -> list[torch.Tensor]:
+        logits = self(image)
+        return [logits, logits]
+
+
+def test_further_outputs_count_by_their_weight():
+    """The same logits again, for a quarter: loss and gradient are 1.25 times as large."""
+    torch.manual_seed(0)
+    model = build_unet("resnet18", 0.125)
+    other = copy.deepcopy(model)
+    other.__class__, other.supervision = TwoOutputs, (1.0, 0.25)
+    losses, moves = [], []
+    for network in (model, other):
+        optimizer = Adam(network.parameters(), lr=1e-3, fused=True)
+        losses.append(float(training_step(network, optimizer, tiny_config(), CPU)(batches(1)[0])))
+        moves.append(optimizer.state[network.head[1].weight]["exp_avg"])  # pyright: ignore
+    assert losses[1] == 1.25 * losses[0]
+    torch.testing.assert_close(moves[1], 1.25 * moves[0])
