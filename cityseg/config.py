@@ -124,6 +124,54 @@ class Evaluate(Section):
     the best by mIoU, the median one included."""
 
 
+class Crf(Section):
+    """A dense CRF that refines scores by the frame's colours (`cityseg/crf.py`). Off by default.
+
+    Weights and widths are those of the authors' example for the 21 classes of Pascal VOC; reach and
+    blur those of ConvCRF.
+    """
+
+    iterations: Annotated[int, Field(ge=0, le=100)] = 0
+    """Rounds of mean field; 0 is off, 5 is usual."""
+    appearance_weight: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    """Of neighbours of one colour, in nats."""
+    position_sd_px: Annotated[float, Field(gt=0, le=10_000)] = 80.0
+    """How far such a neighbour may be, in pixels of what the network sees."""
+    color_sd: Annotated[float, Field(gt=0, le=255)] = 13.0
+    """How much its colour may differ, on a scale of 0-255."""
+    smoothness_weight: Annotated[float, Field(ge=0, le=1000)] = 3.0
+    """Of neighbours of any colour, in nats."""
+    smoothness_sd_px: Annotated[float, Field(gt=0, le=10_000)] = 3.0
+    blur: Annotated[int, Field(ge=1, le=32)] = 4
+    """Messages are passed between blocks of so many pixels a side; 1 is exact, and `blur`^2 times
+    as slow."""
+    radius: Annotated[int, Field(ge=1, le=100)] = 5
+    """Where messages end: in blocks, to each side."""
+
+
+class Inference(Section):
+    """How a frame's scores come from the network: after every epoch, and in later measurements.
+
+    The defaults are the paper's: the resized frame, looked at once.
+    """
+
+    input: Literal["resized", "native"] = "resized"
+    """resized: the frame at `data.input_size`. native: at its own size, as a network wants it that
+    was trained on crops of full resolution; frames are then taken one at a time."""
+    window: tuple[Pixels, Pixels] | None = None
+    """Height and width of windows that are slid over what is larger, their scores averaged with
+    Gaussian weights; by default all is seen at once."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
+    """Least share of a window that its neighbour covers, too."""
+    flip: bool = False
+    """Mean of softmax over the image and its mirror image."""
+    scales: Annotated[
+        tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1, max_length=16)
+    ] = (1.0,)
+    """Mean of softmax over the image at these scales, such as 0.75, 1 and 1.25."""
+    crf: Crf = Crf()
+
+
 class Folds(Section):
     """How the training set is split for cross-validation."""
 
@@ -171,6 +219,7 @@ class Config(Section):
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    inference: Inference = Inference()
     folds: Folds = Folds()
     city: City = City()
     resources: Resources = Resources()

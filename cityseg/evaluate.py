@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cityseg.config import Config
 from cityseg.confusion import confusion_counts
-from cityseg.inputs import ValBatch, normalise, resized
+from cityseg.inference import Scorer, scorer
+from cityseg.inputs import ValBatch, normalise, seen
 from cityseg.losses import cross_entropy_sum
 from cityseg.model import UNet, resize
 from cityseg.precision import precision_of
@@ -31,7 +32,8 @@ class Evaluation:
     loss: float
     """Cross-entropy over all labelled pixels at the input size, nats a pixel."""
     low: Int64[np.ndarray, "n 19 19"]
-    """At the input size, against resized labels; rows are labels, columns predictions."""
+    """At the input size, against resized labels; rows are labels, columns predictions. Scores of
+    another size (`inference.input` native) are resized to it."""
     full: Int64[np.ndarray, "n 19 19"]
     """Logits upsampled to each frame's own size, against its own labels."""
 
@@ -60,7 +62,32 @@ class Forward:
             return self.model(normalise(image))
 
 
-@torch.no_grad()
+class Tally:
+    """What is known of the frames scored so far."""
+
+    def __init__(self, device: torch.device):
+        self.names: list[str] = []
+        self.low: list[Tensor] = []
+        self.full: list[Tensor] = []
+        self.loss, self.pixels = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def add(self, batch: ValBatch, scores: Float[Tensor, "b c _ _"]) -> None:
+        """Count a batch that is on the device, with its scores at the size of its images."""
+        logits = resize(scores, batch.target.shape[-2:])
+        batch_loss, batch_pixels = cross_entropy_sum(logits, batch.target)
+        self.loss += batch_loss
+        self.pixels += batch_pixels
+        self.names += batch.names
+        self.low.append(confusion_counts(prediction(logits), batch.target))
+        self.full.append(_full_counts(scores, batch.full_targets))
+
+    def evaluation(self) -> Evaluation:
+        """Counts of all frames; waits for the device."""
+        mean_loss = float(self.loss / self.pixels.clamp(min=1))
+        low, full = (torch.cat(counts).cpu().numpy() for counts in (self.low, self.full))
+        return Evaluation(self.names, mean_loss, low, full)
+
+
 def evaluate(
     model: UNet,
     batches: Iterable[ValBatch],
@@ -68,7 +95,7 @@ def evaluate(
     device: torch.device,
     forward: Forward | None = None,
 ) -> Evaluation:
-    """Score a network on validation batches, in their order.
+    """Score a network on validation batches, in their order, by `config.inference`.
 
     Args:
         model: the network; it is put into evaluation mode.
@@ -81,25 +108,18 @@ def evaluate(
     for a few rows of it.
     """
     model.eval()
-    forward = forward or Forward(model, config, device)
-    names: list[str] = []
-    low: list[Tensor] = []
-    full: list[Tensor] = []
-    loss, pixels = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+    score = scorer(config.inference, [forward or Forward(model, config, device)])
+    return count(score, batches, device)
+
+
+@torch.no_grad()
+def count(score: Scorer, batches: Iterable[ValBatch], device: torch.device) -> Evaluation:
+    """Counts of whatever scores images, over validation batches in their order."""
+    tally = Tally(device)
     for batch in batches:
-        image, target, *own = (
-            part.to(device, non_blocking=True)
-            for part in (batch.image, batch.target, *batch.full_targets)
-        )
-        logits = forward(image)
-        batch_loss, batch_pixels = cross_entropy_sum(logits, target)
-        loss += batch_loss
-        pixels += batch_pixels
-        names += batch.names
-        low.append(confusion_counts(prediction(logits), target))
-        full.append(_full_counts(logits, own))
-    mean_loss = float(loss / pixels.clamp(min=1))
-    return Evaluation(names, mean_loss, *(torch.cat(c).cpu().numpy() for c in (low, full)))
+        placed = batch.to(device)
+        tally.add(placed, score(placed.image))
+    return tally.evaluation()
 
 
 def _full_counts(
@@ -149,14 +169,19 @@ def _upsampled(
         yield strip[:, :, times * (top - first) : times * (bottom - first)]
 
 
-@torch.no_grad()
 def predict(
     model: UNet, image: UInt8[np.ndarray, "h w 3"], config: Config, device: torch.device
 ) -> UInt8[np.ndarray, "h w"]:
     """Train ids of one RGB image, at its own size, as evaluation computes them."""
     model.eval()
-    h, w = image.shape[:2]
-    small, _ = resized(image, np.zeros((h, w), np.uint8), config.data.input_size)
-    batch = torch.from_numpy(small)[None].permute(0, 3, 1, 2).to(device)
-    logits = Forward(model, config, device)(batch)
-    return full_prediction(logits[0], h, w).cpu().numpy()
+    score = scorer(config.inference, [Forward(model, config, device)])
+    return segmented(score, image, config, device)
+
+
+@torch.no_grad()
+def segmented(
+    score: Scorer, image: UInt8[np.ndarray, "h w 3"], config: Config, device: torch.device
+) -> UInt8[np.ndarray, "h w"]:
+    """Train ids of one RGB image, at its own size, by whatever scores images."""
+    batch = torch.from_numpy(seen(image, config))[None].permute(0, 3, 1, 2).to(device)
+    return full_prediction(score(batch)[0], *image.shape[:2]).cpu().numpy()

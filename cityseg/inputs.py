@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from cityseg.config import Config
+
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
 """ImageNet's, of RGB in 0-1; what torchvision's weights were trained with."""
@@ -31,10 +33,20 @@ class ValBatch:
     """Validation samples, with their labels at both resolutions."""
 
     names: list[str]
-    image: UInt8[Tensor, "b 3 h w"]
+    image: UInt8[Tensor, "b 3 _ _"]
+    """What the network sees: at the input size, or at a frame's own."""
     target: UInt8[Tensor, "b h w"]
+    """At the input size."""
     full_targets: list[UInt8[Tensor, "_ _"]]
     """At each frame's own size, which may differ from frame to frame."""
+
+    def to(self, device: torch.device) -> "ValBatch":
+        """On the device, without waiting for it."""
+        image, target, *full = (
+            part.to(device, non_blocking=True)
+            for part in (self.image, self.target, *self.full_targets)
+        )
+        return ValBatch(self.names, image, target, full)
 
     def pin_memory(self) -> "ValBatch":
         """For the loader: copies to the device may then overlap."""
@@ -53,6 +65,13 @@ def resized(
         return image, target
     labels = cv2.resize(target, size[::-1], interpolation=cv2.INTER_NEAREST)
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), labels
+
+
+def seen(image: UInt8[np.ndarray, "h w 3"], config: Config) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """What the network sees of a frame: resized to the input size, or the frame itself."""
+    if config.inference.input == "native":
+        return image
+    return resized(image, np.zeros(image.shape[:2], np.uint8), config.data.input_size)[0]
 
 
 def normalise(image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -55,19 +55,20 @@ class TrainSamples(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ValSamples(Dataset[tuple[str, Tensor, Tensor, Tensor]]):
-    """Resized samples, with their full-size labels."""
+    """What the network sees of a frame, its resized labels, and its full-size labels."""
 
     def __init__(self, frames: list[Frame], config: Config, read: Reader):
         self.frames = frames
         self.read = read
         self.size = config.data.input_size
+        self.native = config.inference.input == "native"
 
     def __getitem__(self, i: int) -> tuple[str, Tensor, Tensor, Tensor]:
         frame = self.frames[i]
         source, full = self.read(frame)
         image, target = resized(source, full, self.size)
-        small = torch.from_numpy(image), torch.from_numpy(target)
-        return frame.name, *small, torch.from_numpy(full)
+        seen = torch.from_numpy(source if self.native else image)
+        return frame.name, seen, torch.from_numpy(target), torch.from_numpy(full)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -122,10 +123,14 @@ def train_loader(
 def val_loader(
     frames: list[Frame], config: Config, workers: int, pin: bool, read: Reader = read_frame
 ) -> Loader[ValBatch]:
-    """Loader of validation batches, in the frames' order."""
+    """Loader of validation batches, in the frames' order.
+
+    Frames that are seen at their own sizes come one at a time: these may differ.
+    """
+    native = config.inference.input == "native"
     loader = DataLoader(
         ValSamples(frames, config, read),
-        batch_size=config.evaluate.batch_size,
+        batch_size=1 if native else config.evaluate.batch_size,
         num_workers=workers,
         collate_fn=_collate_val,
         pin_memory=pin,
