@@ -1,4 +1,4 @@
-"""The command `python -m cityseg`: train one cell, evaluate, predict, verify, prepare.
+"""The command `python -m cityseg`: train one cell, verify, prepare; `commands` holds the others.
 
 What needs torch is imported by the commands that need it, so that the others start at once, and
 so do the processes that read files.
@@ -16,12 +16,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cityseg.commands.evaluate import Evaluate
+from cityseg.commands.pictures import Predict, Submit
 from cityseg.data import Frame, Split, index, resolve_root
 from cityseg.errors import INTERRUPTED, InputError, user_command
 
 if TYPE_CHECKING:
     from cityseg.cell import Cell, Epoch
-    from cityseg.scoring import Scores, Submission
 
 
 @dataclass(frozen=True)
@@ -73,109 +74,6 @@ class Train:
         _check_validated(cell, val)
         write_folds(cell.folder / "folds.json", folds)
         print(_result_line(cell, was_done))
-        return 0
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Score a network, or label-id PNGs of anybody, by the official evaluator's rules."""
-
-    weights: Path | None = None
-    """Weights of ours (best.safetensors), scored at the input size and at the frames' own."""
-    predictions: Path | None = None
-    """Folder with one label-id PNG a frame, {city}_{sequence}_{frame}*.png, at any depth."""
-    data: Path | None = None
-    """Root of the data set; by default $CITYSCAPES_DATASET, else the weights' embedded city."""
-    split: Literal["train", "val"] = "val"
-    """Which frames are scored."""
-    folds_file: Path | None = None
-    """Score only the frames of the train split that validate in --fold of this folds.json."""
-    fold: int | None = None
-    """From 1; goes with --folds-file."""
-    json: bool = False
-    """Print one JSON object instead of a table: miou, iou by class (null if absent), frames."""
-
-    def run(self) -> int:
-        """Count, then print."""
-        if (self.weights is None) == (self.predictions is None):
-            raise InputError("evaluate", expected="either --weights or --predictions")
-        if self.weights is not None:
-            frames, low, full = self._score_network(self.weights)
-        else:
-            assert self.predictions is not None
-            frames, low, full = self._score_predictions(self.predictions)
-        if self.json:
-            print(json_format.dumps(_as_object(len(frames), low, full), allow_nan=False))
-        else:
-            Console().print(_score_table(len(frames), low, full))
-        return 0
-
-    def _score_network(self, weights: Path) -> "tuple[list[Frame], Scores | None, Scores]":
-        from cityseg.checkpoint import load_network
-        from cityseg.evaluate import evaluate
-        from cityseg.minicity import ensure
-        from cityseg.precision import place
-        from cityseg.samples import val_loader
-        from cityseg.scoring import score
-        from cityseg.train import loader_workers, use_device
-
-        model, config = load_network(weights)
-        frames = self._frames(resolve_root(self.data) or ensure(config.city))
-        device = use_device(config.resources)
-        workers = loader_workers(config.resources, device)
-        batches = val_loader(frames, config, workers, pin=device.type == "cuda")
-        counted = evaluate(place(model, device), batches, config, device)
-        return frames, score(counted.low), score(counted.full)
-
-    def _score_predictions(self, folder: Path) -> "tuple[list[Frame], Scores | None, Scores]":
-        from cityseg.scoring import read_submission, score
-
-        root = resolve_root(self.data)
-        if root is None:
-            raise InputError("no data set", remedy="give its root by --data or CITYSCAPES_DATASET")
-        frames = self._frames(root)
-        submission = read_submission(folder, frames)
-        _warn_of_train_ids(submission)
-        return frames, None, score(submission.confusion)
-
-    def _frames(self, root: Path) -> list[Frame]:
-        if (self.folds_file is None) != (self.fold is None):
-            raise InputError("evaluate", expected="--folds-file and --fold together")
-        if self.folds_file is None or self.fold is None:
-            return index(root, self.split)
-        from cityseg.folds import check_folds, read_folds
-
-        frames, folds = index(root, "train"), read_folds(self.folds_file)
-        check_folds(folds, frames, str(self.folds_file))
-        return folds.split(frames, self.fold)[1]
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Segment a picture, or all PNGs and JPEGs of a folder."""
-
-    image: tyro.conf.Positional[Path]
-    """The picture or folder."""
-    weights: Path
-    """Weights of ours (best.safetensors)."""
-    out: Path
-    """Folder to write into: labelIds/ (PNGs of label ids), color/ and overlay/."""
-
-    def run(self) -> int:
-        """Segment one picture after the other, and say where they are."""
-        from cityseg.checkpoint import load_network
-        from cityseg.precision import place
-        from cityseg.predict import Outputs, find_pictures, segment
-        from cityseg.train import use_device
-
-        outputs = Outputs(self.out)
-        pictures = find_pictures(self.image, outputs)
-        model, config = load_network(self.weights)
-        device = use_device(config.resources)
-        place(model, device)
-        for name, picture in pictures.items():
-            segment(model, picture, name, outputs, config, device)
-            print(outputs.label_ids / f"{name}_labelIds.png", flush=True)
         return 0
 
 
@@ -298,44 +196,12 @@ def _result_line(cell: "Cell", was_done: bool) -> str:
     return f"{'was already done' if was_done else 'done'}; {'; '.join(scores)}; {cell.folder}"
 
 
-def _as_object(frames: int, low: "Scores | None", full: "Scores") -> dict[str, object]:
-    """Full resolution under the plain names, low under names ending in `_low`."""
-    extra = {} if low is None else {f"{k}_low": v for k, v in low.to_json().items()}
-    return {**full.to_json(), "frames": frames, **extra}
-
-
-def _score_table(frames: int, low: "Scores | None", full: "Scores") -> Table:
-    columns = {"IoU": full} if low is None else {"IoU low-res": low, "IoU full-res": full}
-    table = Table("class", title=f"{frames} frames")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for name in full.iou:
-        table.add_row(name, *(_percent(scores.iou[name]) for scores in columns.values()))
-    table.add_section()
-    table.add_row("mean (mIoU)", *(_percent(scores.miou) for scores in columns.values()))
-    table.add_row("pixel accuracy", *(_percent(s.pixel_accuracy) for s in columns.values()))
-    return table
-
-
-def _percent(share: float) -> str:
-    return "absent" if share != share else f"{share:.4f}"
-
-
-def _warn_of_train_ids(submission: "Submission") -> None:
-    if submission.looks_like_train_ids():
-        print(
-            f"warning: no predicted value is above {submission.highest_id}: label ids go to 33; "
-            "were train ids (0-18) written instead?",
-            file=sys.stderr,
-        )
-
-
 @user_command
 def main() -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = tyro.cli(
-        Train | Evaluate | Predict | Verify | Prepare,
+        Train | Evaluate | Predict | Submit | Verify | Prepare,
         prog="cityseg",
         description="Street-scene segmentation: train one cell, evaluate, predict, and so on.",
         config=(tyro.conf.FlagCreatePairsOff,),

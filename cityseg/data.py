@@ -73,6 +73,15 @@ def index(root: Path, split: Split) -> list[Frame]:
     return [Frame(name, images[name].parent.name, images[name], labels[name]) for name in images]
 
 
+def index_images(root: Path, split: Split) -> dict[str, Path]:
+    """All images of a split by their frames' names, sorted, whether they have labels or not.
+
+    Raises:
+        InputError: no such folder, no image in it, or one in the wrong city's folder.
+    """
+    return _by_name(root / "leftImg8bit" / split, IMAGE_SUFFIX)
+
+
 def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
     """Files of one kind by frame name, sorted."""
     if not folder.is_dir():

@@ -4,7 +4,8 @@ Nothing is divided here; every score is computed from the counts later (`metrics
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,8 +13,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from cityseg import atomic
+from cityseg.cell import DAMAGED
 from cityseg.config import Config
 from cityseg.confusion import confusion_counts
+from cityseg.errors import InputError
 from cityseg.inference import Scorer, scorer
 from cityseg.inputs import ValBatch, normalise, seen
 from cityseg.losses import cross_entropy_sum
@@ -36,6 +40,26 @@ class Evaluation:
     another size (`inference.input` native) are resized to it."""
     full: Int64[np.ndarray, "n 19 19"]
     """Logits upsampled to each frame's own size, against its own labels."""
+
+
+def write_counts(path: Path, evaluation: Evaluation) -> None:
+    """Write an evaluation as a compressed npz: `names`, `loss`, `low` and `full`."""
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **asdict(evaluation))
+
+
+def read_counts(path: Path) -> Evaluation:
+    """Read what `write_counts` wrote.
+
+    Raises:
+        InputError: the file is damaged or not of this form.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            names = [str(name) for name in arrays["names"]]
+            return Evaluation(names, float(arrays["loss"]), arrays["low"], arrays["full"])
+    except DAMAGED as error:
+        raise InputError(f"{path} is not a table of counts", got=str(error)) from None
 
 
 class Forward:

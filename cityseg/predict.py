@@ -1,22 +1,19 @@
 """Segmenting pictures: label ids for machines, colours and an overlay for eyes."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 
 from cityseg import atomic
-from cityseg.config import Config
 from cityseg.data import NAME, read_picture
 from cityseg.errors import InputError
-from cityseg.evaluate import predict
 from cityseg.labels import COLOR_OF_TRAIN_ID, LABEL_ID_OF_TRAIN_ID
-from cityseg.model import UNet
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
 """Endings, in lower case, of the files of a folder that are segmented."""
@@ -88,15 +85,18 @@ def output_name(path: Path) -> str:
 
 
 def segment(
-    model: UNet, picture: Path, name: str, outputs: Outputs, config: Config, device: torch.device
+    predict: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w"]],
+    picture: Path,
+    name: str,
+    outputs: Outputs,
 ) -> None:
-    """Predict one picture and write its label ids, colours and overlay, all at its own size.
+    """Predict one picture's train ids; write its label ids, colours and overlay at its own size.
 
     Raises:
         InputError: the picture cannot be decoded.
     """
     image = read_picture(picture)
-    train_ids = predict(model, image, config, device)
+    train_ids = predict(image)
     color = COLOR_OF_TRAIN_ID[train_ids]
     for folder, kind, pixels in (
         (outputs.label_ids, "labelIds", LABEL_ID_OF_TRAIN_ID[train_ids]),

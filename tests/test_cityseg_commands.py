@@ -348,8 +348,8 @@ def test_verify_answers_with_counts_a_list_or_a_refusal(perfect: tuple[Path, Pat
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("evaluate", "--weights or --predictions"),
-        ("evaluate --weights w --predictions p", "--weights or --predictions"),
+        ("evaluate", "one of --weights, --ensemble or --predictions"),
+        ("evaluate --weights w --predictions p", "one of --weights, --ensemble or --predictions"),
         ("evaluate --weights nowhere.safetensors --data .", "cannot read weights"),
         ("evaluate --predictions . --data nowhere", "no folder"),
         ("evaluate --predictions .", "no data set"),

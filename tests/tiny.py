@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import nn
@@ -11,7 +12,9 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from cityseg.config import Config, parse
 from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, Frame
+from cityseg.inputs import normalise
 from cityseg.labels import LABELS
+from cityseg.model import UNet, initial_model
 
 CITIES: Final = ("aachen", "bochum", "ulm")
 FRAMES_PER_CITY: Final = 4
@@ -67,6 +70,19 @@ def write_frame(
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(file)
     return Frame(name, city, image_file, label_file)
+
+
+def opinionated(config: Config, seed: int = 3) -> UNet:
+    """An untrained network whose answer changes from pixel to pixel, as it would after training."""
+    model = initial_model(config.model, seed).eval()
+    images = np.stack([scene(seed, (32, 64))[0] for seed in range(4)])
+    weight, bias = list(model.head.parameters())[-2:]
+    with torch.no_grad():
+        logits = model(normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
+        spread, mean = torch.std_mean(logits, (0, 2, 3))
+        bias.sub_(mean).div_(spread)  # every class has the same mean and spread
+        weight.div_(spread[:, None, None, None])
+    return model
 
 
 def scene(

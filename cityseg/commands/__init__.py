@@ -1,0 +1,1 @@
+"""What can be done with trained networks, one command a class; `cityseg.__main__` joins them."""
