@@ -41,6 +41,7 @@ from cityseg.config import Config, parse
 from cityseg.errors import InputError, user_command
 from cityseg.evaluate import Forward, evaluate
 from cityseg.inputs import TrainBatch, ValBatch
+from cityseg.losses import cross_entropy
 from cityseg.model import build_unet
 from cityseg.precision import choose_kernels, place
 from cityseg.step import training_step
@@ -168,7 +169,7 @@ def our_training(batch: int, compiled: bool, arguments: Arguments) -> Rate:
     choose_kernels(config, device)
     with clean():
         run = start_run(config, device)
-        step = training_step(run.model, run.optimizer, config, device)
+        step = training_step(run.model, run.optimizer, cross_entropy, config, device)
         sample = train_batch(batch)
         return rate_of(lambda: step(sample), batch, arguments.blocks, arguments.steps)
 
@@ -278,7 +279,7 @@ def _packed(batch: int, compiled: bool, barrier: Any, sender: Any) -> None:
     config = configuration(batch, compiled)
     choose_kernels(config, device)
     run = start_run(config, device)
-    step = training_step(run.model, run.optimizer, config, device)
+    step = training_step(run.model, run.optimizer, cross_entropy, config, device)
     sample = train_batch(batch)
     for _ in range(8):
         step(sample)
@@ -316,13 +317,13 @@ def loader_rates(batch: int, arguments: Arguments) -> dict[str, float]:
     choose_kernels(config, device)
     with clean():
         run = start_run(config, device)
-        step = training_step(run.model, run.optimizer, config, device)
+        step = training_step(run.model, run.optimizer, cross_entropy, config, device)
         for sample in (train_batch(batch) for _ in range(6)):
             step(sample)
         torch.cuda.synchronize()
         started = time.perf_counter()
         batches.epoch = 3
-        _train_epoch(run, step, loader, batches, many)
+        _train_epoch(run, step, loader, batches, lambda epoch, i: many[i].name)
         whole = len(batches) * batch / (time.perf_counter() - started)
     return {
         "processes that load": workers,
@@ -337,7 +338,7 @@ def profile(batch: int, compiled: bool) -> dict[str, float]:
     config = configuration(batch, compiled)
     with clean():
         run = start_run(config, device)
-        step = training_step(run.model, run.optimizer, config, device)
+        step = training_step(run.model, run.optimizer, cross_entropy, config, device)
         sample = train_batch(batch)
         for _ in range(6):
             step(sample)

@@ -39,6 +39,7 @@ from cityseg.errors import user_command
 from cityseg.folds import make_folds
 from cityseg.inputs import TrainBatch, normalise
 from cityseg.labels import NUM_CLASSES
+from cityseg.losses import cross_entropy
 from cityseg.precision import has_bfloat16
 from cityseg.step import training_step
 from cityseg.train import fit, start_run
@@ -140,7 +141,8 @@ def our_steps(channels_last: bool, options: StepOptions) -> Callable[[str], Call
     batch = TrainBatch(*random_batch(options))
 
     def in_precision(precision: str) -> Callable[[], object]:
-        step = training_step(run.model, run.optimizer, config_of(precision, options), CPU)
+        config = config_of(precision, options)
+        step = training_step(run.model, run.optimizer, cross_entropy, config, CPU)
         return lambda: step(batch)
 
     return in_precision

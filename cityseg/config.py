@@ -21,6 +21,8 @@ STUDY_SECTION: Final = "search"
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=32, le=16384)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=100)]
+Factor = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Section(BaseModel):
@@ -34,18 +36,73 @@ class Section(BaseModel):
 Settings = TypeVar("Settings", bound=Section)
 
 
+def _refuse_idle(section: Section, names: tuple[str, ...], because: str) -> None:
+    """Refuse settings that another one, `because`, puts out of use, unless they have their default.
+
+    Else two rows of a study could differ in its table alone.
+    """
+    group = because.partition("=")[0].rpartition(".")[0]
+    for name in names:
+        default = type(section).model_fields[name].default
+        if getattr(section, name) != default:
+            usual = "out" if isinstance(default, Section) else f"at {default}"
+            raise ValueError(f"{group}.{name} does nothing with {because}: leave it {usual}")
+
+
+class Crop(Section):
+    """A piece of a frame at full resolution, at the input size. The defaults are mmsegmentation's
+    for Cityscapes."""
+
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
+    """Random scale of the frame, from and to, before the piece is cut: 0.5 shows twice as much."""
+    cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Another piece is tried, ten times at most, while one class has this share of the labelled
+    pixels or more; 1 takes the first."""
+    class_uniform: Probability = 0.0
+    """Share of the samples for which a class is drawn first, each as likely as another, then a
+    frame of the training part that holds it, then a piece of that which does (Zhu et al. 2019)."""
+
+    @model_validator(mode="after")
+    def _scales_ascend(self) -> "Crop":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"data.augment.crop.scale is (from, to), got {list(self.scale)}")
+        return self
+
+
+class Distortion(Section):
+    """Photometric distortion, as SSD's (Liu et al. 2016) and mmsegmentation's; each of the four
+    happens to every second sample. The defaults are mmsegmentation's."""
+
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.125
+    """Added to all channels: up to this share of 255, up or down (mmsegmentation's 32)."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """All channels times 1 - contrast to 1 + contrast."""
+    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """The saturation times 1 - saturation to 1 + saturation."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest shift of the hue, as a share of the colour circle (mmsegmentation's 18 of 180)."""
+
+
 class Augment(Section):
-    """Random changes to a training sample, in the paper's order.
+    """Random changes to a training sample. The defaults are the paper's, in its order.
 
     The paper names the steps without numbers for the colours: those are albumentations' defaults.
     """
 
+    view: Literal["frame", "crop"] = "frame"
+    """What the network is shown. frame: all of it, as the paper, with `scale`. crop: a piece at
+    full resolution, with `crop`. Validation sees whole frames in any case."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Random scale: a factor is drawn from 1 - scale to 1 + scale, then the frame is padded to its
     source size (with label 255) and resized to the input size, so factors above 1 change nothing
-    but the resampling."""
+    but the resampling. For whole frames."""
+    crop: Crop = Crop()
     flip: Probability = 0.5
     """Probability of a horizontal flip."""
+    colour: Literal["jitter", "distortion"] = "jitter"
+    """jitter: the paper's colour jitter, with the five settings below. distortion: photometric
+    distortion, with `distortion`."""
+    distortion: Distortion = Distortion()
     jitter: Probability = 0.5
     """Probability of the colour jitter."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -53,6 +110,15 @@ class Augment(Section):
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.2
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.5
     """Largest shift of the hue, as a share of the colour circle."""
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Augment":
+        frame = self.view == "frame"
+        _refuse_idle(self, ("crop",) if frame else ("scale",), f"data.augment.view={self.view}")
+        jitter = ("jitter", "brightness", "contrast", "saturation", "hue")
+        idle = ("distortion",) if self.colour == "jitter" else jitter
+        _refuse_idle(self, idle, f"data.augment.colour={self.colour}")
+        return self
 
 
 class Data(Section):
@@ -93,17 +159,84 @@ class Model(Section):
         return self.weights != "none" and not re.fullmatch(r"IMAGENET1K_V\d+", self.weights)
 
 
+class Loss(Section):
+    """What training lowers: a sum of parts, each by its weight. Paper, section 2: cross-entropy.
+
+    The validation loss, which ReduceLROnPlateau watches, is plain cross-entropy in any case.
+    """
+
+    cross_entropy: Share = 1.0
+    """Weight of the cross-entropy."""
+    dice: Share = 0.0
+    """Weight of the soft Dice loss, 1 - the mean over the batch's classes (Sudre et al. 2017)."""
+    lovasz: Share = 0.0
+    """Weight of the Lovasz-softmax loss (Berman et al. 2018). It sorts all pixels once a class."""
+    class_weights: Literal["none", "median_frequency"] = "none"
+    """Of the cross-entropy. median_frequency: rare classes weigh more, by how often each stands in
+    the fold's own training part (Eigen and Fergus 2015)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a label that is spread over all classes, in the cross-entropy."""
+    ohem: bool = False
+    """Cross-entropy of the hard pixels alone (online hard example mining, Shrivastava et al. 2016):
+    those whose own class has less than `ohem_threshold`, and never fewer than `ohem_min_kept`."""
+    ohem_threshold: Probability = 0.7
+    ohem_min_kept: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Smallest share of the batch's pixels that is kept (mmsegmentation: 100,000 of 512x1024)."""
+
+    @model_validator(mode="after")
+    def _something_is_lowered(self) -> "Loss":
+        if not self.cross_entropy + self.dice + self.lovasz:
+            raise ValueError("loss: all weights are 0; set loss.cross_entropy, dice or lovasz")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Loss":
+        if not self.cross_entropy:
+            parts = ("class_weights", "label_smoothing", "ohem")
+            _refuse_idle(self, parts, "loss.cross_entropy=0")
+        if not self.ohem:
+            _refuse_idle(self, ("ohem_threshold", "ohem_min_kept"), "loss.ohem=False")
+        return self
+
+
 class Train(Section):
-    """How the network is trained. Paper, section 2."""
+    """How the network is trained. The defaults are the paper's, section 2."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 65
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
+    """Samples of one forward pass: what batch norm sees."""
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Forward passes whose gradients make one step: the optimiser's batch is this times larger."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-4
-    """Adam's first learning rate."""
+    """The first learning rate; of a schedule with a warm-up the highest."""
+    encoder_lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The encoder's learning rate, as a share of the rest's."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """With sgd. Adam's two are torch's, 0.9 and 0.999."""
+    nesterov: bool = False
+    """With sgd."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Not on biases and normalisation. adam, sgd: a part of the gradient; adamw: apart from it."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Longest gradient, over all weights together: a longer one is shortened to it. 0 is off."""
+    schedule: Literal["plateau", "poly", "cosine"] = "plateau"
+    """plateau: ReduceLROnPlateau after every epoch. poly, cosine: down to `min_lr` over the whole
+    training, after every step; another number of epochs is then another schedule."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """ReduceLROnPlateau, on the validation loss."""
     plateau_patience: Annotated[int, Field(ge=0)] = 2
     """Epochs without a better validation loss before the rate falls."""
+    poly_power: Annotated[float, Field(gt=0, le=10)] = 0.9
+    """poly: the rate falls as (1 - t)^power of the time t, from 0 to 1."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """poly, cosine: epochs over which the rate first rises, evenly."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """What the rate falls to."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """An exponential moving average of the weights is what is scored and kept (Polyak and Juditsky
+    1992): of step n, (1 + n) / (10 + n) of the old average, at most ema_decay, and the rest new. 0
+    is off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast of the forward pass; auto is bfloat16 where the device computes in it
     (GPUs since 2020, CPUs with AVX512-BF16 or AMX), else float32."""
@@ -113,6 +246,38 @@ class Train(Section):
     deterministic: bool = False
     """On a GPU, use only kernels whose result does not depend on the order in which threads end:
     the same bits on every run, and after a restart. Slower; a CPU's runs are so anyway."""
+
+    @property
+    def step_size(self) -> int:
+        """Samples of one step of the optimiser."""
+        return self.batch_size * self.accumulate
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Train":
+        if self.optimizer != "sgd":
+            _refuse_idle(self, ("momentum", "nesterov"), f"train.optimizer={self.optimizer}")
+        of_schedule = {
+            "plateau": ("plateau_factor", "plateau_patience"),
+            "poly": ("poly_power", "warmup_epochs"),
+            "cosine": ("warmup_epochs",),
+        }
+        own = of_schedule.pop(self.schedule)
+        idle = tuple(name for names in of_schedule.values() for name in names if name not in own)
+        _refuse_idle(self, idle, f"train.schedule={self.schedule}")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_and_momenta_fit(self) -> "Train":
+        if self.nesterov and not self.momentum:
+            raise ValueError("train.nesterov needs train.momentum above 0")
+        if self.min_lr > self.lr:
+            raise ValueError(f"train.min_lr {self.min_lr:g} is above train.lr {self.lr:g}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"train.warmup_epochs: got {self.warmup_epochs:g}, expected: below train.epochs, "
+                f"{self.epochs}"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -217,6 +382,7 @@ class Config(Section):
     """Every random draw is a function of this seed, the epoch and the sample's index."""
     data: Data = Data()
     model: Model = Model()
+    loss: Loss = Loss()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     inference: Inference = Inference()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cityseg import minicity
-from cityseg.config import STUDY_SECTION, Config, override, parse, read_settings, shipped
+from cityseg.config import STUDY_SECTION, Config, Train, override, parse, read_settings, shipped
 from cityseg.data import Frame, Kind, index, kind, resolve_root
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile, check_folds, make_folds, read_folds
@@ -97,21 +97,21 @@ def plan_folds(plan: Plan, folds_file: Path | None) -> FoldsFile:
                 got=f"{len(folds.folds)} folds",
                 expected=f"{wanted.count} (--folds)",
             )
-    check_batch(folds, plan.config.train.batch_size)
+    check_batch(folds, plan.config.train)
     return folds
 
 
-def check_batch(folds: FoldsFile, batch_size: int) -> None:
-    """Refuse a batch that no fold's training part fills.
+def check_batch(folds: FoldsFile, train: Train) -> None:
+    """Refuse a step for which the training part of a fold has too few frames.
 
     Raises:
         InputError: with the largest possible.
     """
     sizes = [len(fold) for fold in folds.folds]
     smallest = sum(sizes) - max(sizes)
-    if smallest < batch_size:
+    if smallest < train.step_size:
         raise InputError(
-            "train.batch_size",
-            got=batch_size,
+            "train.batch_size" + " x train.accumulate" * (train.accumulate > 1),
+            got=train.step_size,
             expected=f"at most {smallest}, the frames that the smallest fold trains on",
         )

@@ -1,6 +1,6 @@
 """Samples and batches for the network, each a pure function of (seed, epoch, position)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cityseg.cache import Reader
+from cityseg.census import Census
 from cityseg.config import Config
 from cityseg.data import Frame, read_frame
 from cityseg.errors import InputError
@@ -17,6 +18,9 @@ from cityseg.inputs import TrainBatch, ValBatch, resized
 
 SHUFFLE_STREAM: Final = 2**32 - 1
 """Stands where a sample's index would: the order of an epoch has a random stream of its own."""
+
+CHOICE_STREAM: Final = 1
+"""Stands behind a sample's index: which frame it shows has a random stream of its own."""
 
 
 Batch = TypeVar("Batch")
@@ -36,11 +40,57 @@ class Loader(Generic[Batch]):
             raise InputError(str(error).rpartition("InputError: ")[2]) from None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a sample shows."""
+
+    frame: int
+    """Index of the frame."""
+    label: int | None
+    """Train id that is to be in the crop; None for any."""
+
+
+Choose = Callable[[int, int], Choice]
+"""What the sample of (epoch, index) shows."""
+
+
+def choice_of(config: Config, census: Census | None) -> Choose:
+    """As configured: frame by frame, or partly class by class."""
+    share = config.data.augment.crop.class_uniform
+    if not share:
+        return lambda epoch, i: Choice(i, None)
+    assert census is not None, "class-uniform crops want the census of the training part"
+    return ClassUniform(census, share, config.seed)
+
+
+class ClassUniform:
+    """A share of the samples shows a class, each as likely as another, on a frame that holds it.
+
+    Zhu et al. 2019, section 3.2.
+    """
+
+    def __init__(self, census: Census, share: float, seed: int):
+        self.holders = {int(c): np.flatnonzero(census[:, c]) for c in np.flatnonzero(census.any(0))}
+        self.share = share
+        self.seed = seed
+
+    def __call__(self, epoch: int, i: int) -> Choice:
+        """Frame and class, drawn from (seed, epoch, index)."""
+        random = np.random.default_rng((self.seed, epoch, i, CHOICE_STREAM))
+        if random.random() >= self.share or not self.holders:
+            return Choice(i, None)
+        label = int(random.choice(list(self.holders)))
+        return Choice(int(random.choice(self.holders[label])), label)
+
+
 class TrainSamples(Dataset[tuple[Tensor, Tensor]]):
     """Augmented samples, addressed by (epoch, index)."""
 
-    def __init__(self, frames: list[Frame], config: Config, read: Reader):
+    def __init__(
+        self, frames: list[Frame], config: Config, read: Reader, census: Census | None = None
+    ):
         self.frames = frames
+        self.choose = choice_of(config, census)
         self.read = read
         self.seed = config.seed
         from cityseg.augment import TrainTransform  # a second, and only training needs it
@@ -49,8 +99,9 @@ class TrainSamples(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, i = key
-        image, target = self.read(self.frames[i])
-        image, target = self.transform(image, target, (self.seed, epoch, i))
+        choice = self.choose(epoch, i)
+        image, target = self.read(self.frames[choice.frame])
+        image, target = self.transform(image, target, (self.seed, epoch, i), choice.label)
         return torch.from_numpy(image), torch.from_numpy(target)
 
 
@@ -86,6 +137,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.epoch = 1
 
+    @property
+    def first_step(self) -> int:
+        """The epoch's first step, counted from 0 over the whole training."""
+        return (self.epoch - 1) * len(self)
+
     def __len__(self) -> int:
         return self.count // self.batch_size
 
@@ -105,12 +161,20 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def train_loader(
-    frames: list[Frame], config: Config, workers: int, pin: bool, read: Reader = read_frame
+    frames: list[Frame],
+    config: Config,
+    workers: int,
+    pin: bool,
+    read: Reader = read_frame,
+    census: Census | None = None,
 ) -> tuple[Loader[TrainBatch], EpochBatches]:
-    """Loader of training batches, and its sampler, whose `epoch` is set before each pass."""
-    batches = EpochBatches(len(frames), config.train.batch_size, config.seed)
+    """Loader of training batches, and its sampler, whose `epoch` is set before each pass.
+
+    A batch is that of one step of the optimiser.
+    """
+    batches = EpochBatches(len(frames), config.train.step_size, config.seed)
     loader = DataLoader(
-        TrainSamples(frames, config, read),
+        TrainSamples(frames, config, read, census),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate_train,

@@ -10,12 +10,14 @@ from typing import Final
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
-from torch.optim import Adam
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from cityseg.config import Config
 from cityseg.inputs import TrainBatch, normalise
-from cityseg.losses import cross_entropy
+from cityseg.labels import IGNORE
+from cityseg.losses import Criterion
 from cityseg.model import UNet
 from cityseg.precision import precision_of
 
@@ -27,20 +29,41 @@ Step = Callable[[TrainBatch], Float[Tensor, ""]]
 for the device."""
 
 
-def training_step(model: UNet, optimizer: Adam, config: Config, device: torch.device) -> Step:
+def training_step(
+    model: UNet,
+    optimizer: Optimizer,
+    criterion: Criterion,
+    config: Config,
+    device: torch.device,
+) -> Step:
     """The fastest step for a device, as configured; `model` is in training mode when it is used."""
-    move = Move(model, optimizer, config, device)
+    move = Move(model, optimizer, criterion, config, device)
     if device.type != "cuda":
         return lambda batch: move(*_on(device, batch))
     return GraphedStep(move, device)
 
 
 class Move:
-    """One step on a batch that is on the device."""
+    """One step on a batch that is on the device: `train.accumulate` passes, each over an even part
+    of it, whose gradients add up to one move.
 
-    def __init__(self, model: UNet, optimizer: Adam, config: Config, device: torch.device):
+    The parts count by their labelled pixels, so that the mean cross-entropy is that of the batch as
+    a whole (other losses, and batch norm, see one part at a time).
+    """
+
+    def __init__(
+        self,
+        model: UNet,
+        optimizer: Optimizer,
+        criterion: Criterion,
+        config: Config,
+        device: torch.device,
+    ):
         self.model = model
         self.optimizer = optimizer
+        self.criterion = criterion
+        self.passes = config.train.accumulate
+        self.clip = _clipping(config.train.clip_norm)
         self.precision = precision_of(config, device)
         fused = config.train.compile and device.type == "cuda"
         self.loss_of = torch.compile(self._loss_of, dynamic=False) if fused else self._loss_of
@@ -54,20 +77,40 @@ class Move:
             image: 0-255.
             target: train ids.
         """
-        loss = self.loss_of(image, target)
         self.optimizer.zero_grad()
-        loss.backward()
+        losses: list[Tensor] = []
+        parts = zip(image.chunk(self.passes), target.chunk(self.passes), strict=True)
+        for (part, labels), share in zip(parts, _shares(target, self.passes), strict=True):
+            loss = share * self.loss_of(part, labels)
+            loss.backward()
+            losses.append(loss.detach())
+        self.clip(self.model)
         self.optimizer.step()
-        return loss.detach()
+        return torch.stack(losses).sum()
 
     def _loss_of(self, image: Tensor, target: Tensor) -> Tensor:
         with self.precision.autocast():
             outputs = self.model.supervised(normalise(image))
         weighted = [
-            weight * cross_entropy(logits, target)
+            weight * self.criterion(logits, target)
             for weight, logits in zip(self.model.supervision, outputs, strict=True)
         ]
         return torch.stack(weighted).sum()
+
+
+def _shares(target: UInt8[Tensor, "b h w"], parts: int) -> Float[Tensor, " {parts}"]:
+    """Share of a batch's labelled pixels that lies in each of its even parts."""
+    labelled = (target != IGNORE).unflatten(0, (parts, -1)).sum((1, 2, 3))
+    return labelled / labelled.sum().clamp(min=1)
+
+
+def _clipping(longest: float) -> Callable[[nn.Module], None]:
+    """What shortens a network's gradient, as one vector, to `longest`; 0 is off."""
+
+    def clip(model: nn.Module) -> None:
+        clip_grad_norm_(model.parameters(), longest)
+
+    return clip if longest else lambda _: None
 
 
 class GraphedStep:

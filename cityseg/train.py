@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -20,22 +20,31 @@ import filelock
 import numpy as np
 import torch
 from PIL import Image
-from torch.optim import Adam
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim import Optimizer
 
 from cityseg import atomic
 from cityseg.cache import frame_reader
 from cityseg.cell import Cell, Confusion, Counts, Epoch, write_confusion, write_epochs
+from cityseg.census import census_of
 from cityseg.checkpoint import load_network, load_state, save_state, save_weights, weights_epoch
 from cityseg.config import Config, Resources, difference, load
 from cityseg.data import Frame, read_image
 from cityseg.errors import InputError, TrainingError
 from cityseg.evaluate import Evaluation, Forward, evaluate, predict
 from cityseg.labels import LABEL_ID_OF_TRAIN_ID
+from cityseg.losses import criterion_of
 from cityseg.metrics import mean_iou
 from cityseg.model import UNet, initial_model
+from cityseg.optimisation import (
+    Average,
+    Schedule,
+    average_of,
+    optimizer_of,
+    rate_of,
+    schedule_of,
+)
 from cityseg.precision import choose_kernels, place
-from cityseg.samples import EpochBatches, TrainBatch, train_loader, val_loader
+from cityseg.samples import Choose, EpochBatches, TrainBatch, choice_of, train_loader, val_loader
 from cityseg.step import Step, training_step
 
 LOCK_TIMEOUT_S: Final = 120
@@ -49,6 +58,12 @@ FINITE_CHECK_STEPS: Final = 50
 WAITING_SHARE: Final = 0.2
 """Of an epoch's training time, spent waiting for samples: beyond it there is a warning."""
 
+PARTS: Final = ("model", "optimizer", "schedule", "average")
+"""Of a run, those that save and load themselves."""
+
+NameOf = Callable[[int, int], str]
+"""Name of the frame that the sample of (epoch, index) shows."""
+
 log = logging.getLogger(__name__)
 
 
@@ -57,8 +72,10 @@ class Run:
     """Everything that changes while a cell is trained; what a checkpoint holds."""
 
     model: UNet
-    optimizer: Adam
-    scheduler: ReduceLROnPlateau
+    optimizer: Optimizer
+    schedule: Schedule
+    average: Average
+    """Holds the network that is scored and kept: `model` itself, or an average of its past."""
     epochs: list[Epoch] = field(default_factory=list)
     best: Counts | None = None
     last: Counts | None = None
@@ -66,7 +83,7 @@ class Run:
     @property
     def lr(self) -> float:
         """The learning rate of now."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return rate_of(self.optimizer)
 
     @property
     def device(self) -> torch.device:
@@ -75,9 +92,7 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data only."""
-        parts = {
-            name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")
-        }
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
         epochs = [asdict(epoch) for epoch in self.epochs]
         return {
             **parts,
@@ -88,11 +103,12 @@ class Run:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
-        own = [(group["lr"], group["capturable"]) for group in self.optimizer.param_groups]
-        for name in ("model", "optimizer", "scheduler"):
+        own = [(group["lr"], group.get("capturable")) for group in self.optimizer.param_groups]
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         for group, (lr, capturable) in zip(self.optimizer.param_groups, own, strict=True):
-            group["capturable"] = capturable
+            if capturable is not None:  # SGD is so anyway
+                group["capturable"] = capturable
             if isinstance(lr, torch.Tensor):  # stays on its device
                 group["lr"] = lr.fill_(float(group["lr"]))
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
@@ -113,24 +129,29 @@ def fit(
     """
     choose_kernels(config, device)
     read = frame_reader([*train, *val], config)
-    run = start_run(config, device)
-    token = _resume(run, cell, config, train, val)
+    census = census_of(train, config, read)
     workers, pin = loader_workers(config.resources, device), device.type == "cuda"
-    loader, batches = train_loader(train, config, workers, pin, read)
+    loader, batches = train_loader(train, config, workers, pin, read, census)
     validation = val_loader(val, config, workers, pin, read)
-    step = training_step(run.model, run.optimizer, config, device)
-    forward = Forward(run.model, config, device)
+    run = start_run(config, device, len(batches))
+    token = _resume(run, cell, config, train, val)
+    criterion = criterion_of(config.loss, census).to(device)
+    step = training_step(run.model, run.optimizer, criterion, config, device)
+    name_of = _names(train, choice_of(config, census))
+    scored_model = run.average.model
+    forward = Forward(scored_model, config, device)
     for epoch in range(len(run.epochs) + 1, config.train.epochs + 1):
         torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout
+        batches.epoch = epoch
+        run.schedule.before_step(batches.first_step)
         lr = run.lr
         started = time.perf_counter()
-        batches.epoch = epoch
-        train_loss = _train_epoch(run, step, loader, batches, train)
+        train_loss = _train_epoch(run, step, loader, batches, name_of)
         trained = time.perf_counter()
-        scored = evaluate(run.model, validation, config, device, forward)
-        run.scheduler.step(scored.loss)
+        scored = evaluate(scored_model, validation, config, device, forward)
+        run.schedule.after_epoch(scored.loss)
         train_s, val_s = trained - started, time.perf_counter() - trained
-        rate = len(batches) * config.train.batch_size / train_s
+        rate = len(batches) * config.train.step_size / train_s
         _record(run, scored, Epoch(
             epoch, train_loss, scored.loss, float(mean_iou(scored.low.sum(0))),
             float(mean_iou(scored.full.sum(0))), lr, train_s, val_s, rate,
@@ -140,21 +161,28 @@ def fit(
     _finish(run, cell, val, device)
 
 
+def _names(frames: list[Frame], choose: Choose) -> NameOf:
+    return lambda epoch, i: frames[choose(epoch, i).frame].name
+
+
 def _train_epoch(
     run: Run,
     step: Step,
     loader: Iterable[TrainBatch],
     batches: EpochBatches,
-    frames: list[Frame],
+    name_of: NameOf,
 ) -> float:
     """One pass over the training frames; returns the mean of the steps' losses."""
     run.model.train()
+    first = batches.first_step
     losses = torch.zeros(len(batches), device=run.device)  # stay there: no wait a step
     arrivals = _Arrivals(loader)
     for i, batch in enumerate(arrivals):
+        run.schedule.before_step(first + i)
         losses[i] = step(batch)
+        run.average.update()
         if (i + 1) % FINITE_CHECK_STEPS == 0 or i + 1 == len(batches):
-            _stop_unless_finite(losses, run, batches, frames)
+            _stop_unless_finite(losses, run, batches, name_of)
     arrivals.complain(batches.epoch)
     return float(losses.double().mean())
 
@@ -189,13 +217,13 @@ class _Arrivals:
 
 
 def _stop_unless_finite(
-    losses: torch.Tensor, run: Run, batches: EpochBatches, frames: list[Frame]
+    losses: torch.Tensor, run: Run, batches: EpochBatches, name_of: NameOf
 ) -> None:
     bad = torch.nonzero(~torch.isfinite(losses))
     if len(bad) == 0:
         return
     step = int(bad[0])
-    names = ", ".join(frames[i].name for i in batches.indices(batches.epoch, step))
+    names = ", ".join(name_of(batches.epoch, i) for i in batches.indices(batches.epoch, step))
     raise TrainingError(
         f"loss is {float(losses[step])} in epoch {batches.epoch}, step {step + 1} of "
         f"{len(batches)}, lr {run.lr:g}, on frames {names}; look at these frames, or lower train.lr"
@@ -241,21 +269,21 @@ def _only_trainer(cell: Cell) -> Iterator[None]:
         lock.release()
 
 
-def start_run(config: Config, device: torch.device) -> Run:
+def start_run(config: Config, device: torch.device, epoch_steps: int = 1) -> Run:
     """A network, its optimiser and its schedule, before the first epoch.
+
+    Args:
+        config: of the training.
+        device: where it is to be.
+        epoch_steps: steps of one epoch; schedules by step want it.
 
     Raises:
         InputError: the encoder's weights are not to be had.
     """
     model = place(initial_model(config.model, config.seed), device)
-    on_gpu = device.type == "cuda"
-    # a tensor on the GPU: a recorded step reads the rate anew at each replay
-    lr = torch.tensor(config.train.lr, device=device) if on_gpu else config.train.lr
-    optimizer = Adam(model.parameters(), lr=lr, fused=True, capturable=on_gpu)
-    scheduler = ReduceLROnPlateau(
-        optimizer, factor=config.train.plateau_factor, patience=config.train.plateau_patience
-    )
-    return Run(model, optimizer, scheduler)
+    optimizer = optimizer_of(config.train, model, device)
+    schedule = schedule_of(config.train, optimizer, epoch_steps)
+    return Run(model, optimizer, schedule, average_of(config.train, model))
 
 
 def use_device(resources: Resources) -> torch.device:
@@ -344,7 +372,7 @@ def _commit(run: Run, cell: Cell, config: Config, token: dict[str, str]) -> None
     assert run.best is not None
     epoch = run.epochs[-1].epoch
     if run.best.epoch == epoch:
-        save_weights(_waiting(cell), run.model, config, epoch)
+        save_weights(_waiting(cell), run.average.model, config, epoch)
     save_state(cell.state, {**run.state_dict(), "token": token})
     _settle_best(run, cell)
     write_epochs(cell.epochs, run.epochs)

@@ -64,7 +64,7 @@ def begin(
     search = read_search(
         plan.search,
         plan.config,
-        lambda config: check_batch(folds, config.train.batch_size),
+        lambda config: check_batch(folds, config.train),
         old.search.variants if old else None,
     )
     record = describe(study, plan, folds, search)

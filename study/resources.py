@@ -116,12 +116,21 @@ def cell_memory_bytes(config: Config, on_gpu: bool) -> int:
     """Host memory of one cell: as configured, else estimated from network and input size."""
     if config.resources.memory_gb is not None:
         return int(config.resources.memory_gb * 1e9)
-    parameters = parameters_of(config)
     if on_gpu:
-        return int(2 * BASE_BYTES + STATE_BYTES * parameters)
+        return int(2 * BASE_BYTES + state_bytes(config))
     height, width = config.data.input_size
     pixels = height * width * max(config.train.batch_size, config.evaluate.batch_size)
-    return int(BASE_BYTES + TRAINING_BYTES * parameters + ACTIVATION_BYTES * pixels)
+    training = TRAINING_BYTES * parameters_of(config) + _average_bytes(config)
+    return int(BASE_BYTES + training + ACTIVATION_BYTES * pixels)
+
+
+def state_bytes(config: Config) -> int:
+    """What a cell's saved state takes."""
+    return STATE_BYTES * parameters_of(config) + _average_bytes(config)
+
+
+def _average_bytes(config: Config) -> int:
+    return WEIGHT_BYTES * parameters_of(config) if config.train.ema_decay else 0
 
 
 def parameters_of(config: Config) -> int:
@@ -175,7 +184,7 @@ def disk_of(configs: Sequence[Config], keep: float, rows: int, folds: int, slots
     kept = int(min(keep, rows)) * folds
     passing = min(rows * folds - kept, folds - 1 + running) + running
     return Disk(
-        2 * STATE_BYTES * parameters * running,
+        2 * max(state_bytes(config) for config in configs) * running,
         WEIGHT_BYTES * parameters * kept,
         WEIGHT_BYTES * parameters * passing,
     )

@@ -96,6 +96,31 @@ def test_a_checksum_without_a_file_is_refused():
     assert "weights_sha256 goes with" in refused(f"model.weights_sha256={'a' * 64}")
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("train.schedule=poly train.plateau_patience=3", "train.plateau_patience does nothing"),
+        ("train.schedule=cosine train.poly_power=2", "train.poly_power does nothing"),
+        ("train.warmup_epochs=1", "train.warmup_epochs does nothing with train.schedule=plateau"),
+        ("train.momentum=0.5", "train.momentum does nothing with train.optimizer=adam"),
+        ("train.optimizer=adamw train.nesterov=true", "train.nesterov does nothing"),
+        ("train.optimizer=sgd train.nesterov=true train.momentum=0", "nesterov needs"),
+        ("train.min_lr=1", "train.min_lr 1 is above train.lr 0.0001"),
+        ("train.schedule=poly train.epochs=3 train.warmup_epochs=3", "got 3, expected: below"),
+        ("loss.cross_entropy=0", "all weights are 0"),
+        ("loss.cross_entropy=0 loss.dice=1 loss.ohem=true", "loss.ohem does nothing"),
+        ("loss.ohem_threshold=0.5", "loss.ohem_threshold does nothing with loss.ohem=False"),
+        ("data.augment.view=crop data.augment.scale=0.1", "leave it at 0.2"),
+        ("data.augment.crop.class_uniform=0.5", "data.augment.crop does nothing"),
+        ("data.augment.crop.scale=[2,0.5] data.augment.view=crop", "(from, to)"),
+        ("data.augment.colour=distortion data.augment.hue=0.1", "leave it at 0.5"),
+        ("data.augment.distortion.hue=0.2", "data.augment.distortion does nothing"),
+    ],
+)
+def test_settings_that_do_nothing_or_contradict_each_other_are_refused(words: str, problem: str):
+    assert problem in refused(*words.split())
+
+
 def test_batch_norm_needs_more_than_one_value():
     assert "batch norm" in refused("train.batch_size=1", "data.input_size=[32,32]")
     load(None, ("train.batch_size=1", "data.input_size=[33,32]"))

@@ -19,6 +19,7 @@ from cityseg.config import Config
 from cityseg.confusion import counts_at_once, counts_of_one
 from cityseg.data import Frame
 from cityseg.evaluate import full_prediction
+from cityseg.losses import cross_entropy
 from cityseg.precision import choose_kernels, place
 from cityseg.step import EAGER_STEPS, GraphedStep, training_step
 from cityseg.train import start_run, train_cell
@@ -58,7 +59,7 @@ def test_recorded_steps_are_the_plain_steps_to_the_bit():
     ours = Adam(other.parameters(), lr=rate.clone(), fused=True, capturable=True)
     there = [type(b)(b.image.to(CUDA), b.target.to(CUDA)) for b in batches(STEPS)]
     wanted = plain_steps(model, plain, there)
-    step = training_step(other, ours, config, CUDA)
+    step = training_step(other, ours, cross_entropy, config, CUDA)
     assert [float(step(batch)) for batch in batches(STEPS)] == wanted
     assert isinstance(step, GraphedStep) and step.graph is not None
     for name, value in model.state_dict().items():
@@ -68,7 +69,7 @@ def test_recorded_steps_are_the_plain_steps_to_the_bit():
 def test_a_recorded_step_reads_the_rate_anew():
     config = tiny_config()
     run = start_run(config, CUDA)
-    step = training_step(run.model, run.optimizer, config, CUDA)
+    step = training_step(run.model, run.optimizer, cross_entropy, config, CUDA)
     for batch in batches(STEPS):
         step(batch)
     run.optimizer.param_groups[0]["lr"].zero_()
@@ -159,7 +160,7 @@ def test_losses_are_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     """A step may not read anything back from the device."""
     config = tiny_config()
     run = start_run(config, CUDA)
-    step = training_step(run.model, run.optimizer, config, CUDA)
+    step = training_step(run.model, run.optimizer, cross_entropy, config, CUDA)
     pinned = [batch.pin_memory() for batch in batches(STEPS)]
     for batch in pinned:
         step(batch)

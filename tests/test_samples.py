@@ -9,11 +9,12 @@ import torch
 from tiny import scene, tiny_config, write_frame
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
+from cityseg.census import census_of
 from cityseg.config import Config
-from cityseg.data import Frame, read_image, read_target
+from cityseg.data import Frame, read_frame, read_image, read_target
 from cityseg.errors import InputError
 from cityseg.inputs import MEAN, STD, normalise
-from cityseg.samples import EpochBatches, train_loader, val_loader
+from cityseg.samples import ClassUniform, EpochBatches, train_loader, val_loader
 
 
 def epoch_of(frames: list[Frame], config: Config, workers: int, epoch: int) -> list[torch.Tensor]:
@@ -26,6 +27,53 @@ def test_batches_are_the_same_whatever_the_number_of_workers(frames: list[Frame]
     alone, shared = (epoch_of(frames, config, workers, epoch=2) for workers in (0, 2))
     assert len(alone) == len(shared) == 12
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+UNIFORM = {"view": "crop", "colour": "distortion", "crop": {"class_uniform": 0.5}}
+
+
+def test_class_uniform_crops_are_the_same_whatever_the_number_of_workers(frames: list[Frame]):
+    config = tiny_config(data={"input_size": [32, 32], "augment": UNIFORM})
+    census = census_of(frames, config, read_frame)
+
+    def epoch(workers: int) -> list[torch.Tensor]:
+        loader, batches = train_loader(frames, config, workers, False, census=census)
+        batches.epoch = 3
+        return [tensor for batch in loader for tensor in (batch.image, batch.target)]
+
+    alone, shared = epoch(0), epoch(2)
+    assert len(alone) == 12
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_class_uniform_samples_show_each_class_as_often_on_a_frame_that_holds_it():
+    """Class 5 is on every frame, class 7 on two of ten, class 9 on one; the rest on none."""
+    census = np.zeros((10, 19), np.int64)
+    census[:, 5], census[[2, 3], 7], census[6, 9] = 1000, 1, 5
+    choose = ClassUniform(census, 0.6, seed=3)
+    choices = [choose(epoch, i) for epoch in range(300) for i in range(10)]
+    assert choices == [choose(epoch, i) for epoch in range(300) for i in range(10)]
+    labels = [choice.label for choice in choices]
+    assert labels.count(None) / 3000 == pytest.approx(0.4, abs=0.03)
+    for label in (5, 7, 9):
+        assert labels.count(label) / 3000 == pytest.approx(0.2, abs=0.03)
+    assert all(census[choice.frame, choice.label] for choice in choices if choice.label is not None)
+    assert {choice.frame for choice in choices if choice.label == 7} == {2, 3}
+    frames = [choice.frame for i, choice in enumerate(choices) if choice.label is None]
+    assert frames == [i % 10 for i, label in enumerate(labels) if label is None]
+
+
+def test_classes_of_no_frame_are_never_drawn():
+    choose = ClassUniform(np.zeros((4, 19), np.int64), 1.0, seed=0)
+    assert [choose(1, i).frame for i in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_batch_of_accumulated_passes_is_that_of_one_step(frames: list[Frame]):
+    config = tiny_config(train={"batch_size": 2, "accumulate": 3})
+    loader, batches = train_loader(frames, config, 0, pin=False)
+    assert [len(batch.image) for batch in loader] == [6, 6]
+    batches.epoch = 3
+    assert batches.first_step == 4
 
 
 def test_the_epoch_reaches_workers_that_stay_alive(frames: list[Frame], config: Config):
