@@ -11,7 +11,7 @@ import torch
 from cityseg import atomic
 from cityseg.config import Config, parse
 from cityseg.errors import InputError
-from cityseg.model import UNREADABLE, UNet, build_unet, check_weights, read_weights
+from cityseg.model import UNREADABLE, UNet, check_weights, network, read_weights
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -58,8 +58,7 @@ def load_network(path: Path) -> tuple[UNet, Config]:
     """
     metadata = _metadata(path)
     config = _parse_json(metadata["config"], source=str(path))
-    settings = config.model
-    model = build_unet(settings.encoder, settings.decoder_width, settings.dropout)
+    model = network(config.model)
     weights = read_weights(path)
     check_weights(weights, model.state_dict(), source=str(path))
     model.load_state_dict(weights)

@@ -18,6 +18,9 @@ from cityseg.errors import InputError
 STUDY_SECTION: Final = "search"
 """Top-level section of a configuration file that is a study's alone: which rows it is to try."""
 
+NO_BATCH: Final = ("group", "frozen")
+"""Normalisations whose statistics are not the batch's."""
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=32, le=16384)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -134,23 +137,65 @@ class Data(Section):
 
 
 class Model(Section):
-    """The network. Paper, section 1.1."""
+    """The network. Paper, section 1.1; its future work. What each part costs: docs/parts.md."""
 
-    encoder: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    encoder: Literal["vanilla", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = (
+        "resnet50"
+    )
+    """vanilla: the UNet of Ronneberger et al. 2015, from scratch, without a pretrained encoder."""
     weights: str = "IMAGENET1K_V1"
     """The encoder's first weights: torchvision's name (IMAGENET1K_V1, IMAGENET1K_V2), `none`, or
     the path of a file (.pth state dict or .safetensors), which wants `weights_sha256`."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Checksum of the weights file; refused if it differs."""
     decoder_width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Factor on the channels of bottleneck, decoder and head; 1 is the paper's."""
+    """Factor on the channels of bottleneck, decoder and head (and of the vanilla encoder); 1 is the
+    paper's."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout2d at the end of each bottleneck ConvBlock; 0 is off."""
+    skip: Literal["plain", "attention", "squeeze", "cbam"] = "plain"
+    """What encoder features pass through before they are concatenated. attention: gates opened by
+    the coarser feature (Oktay et al. 2018). squeeze: squeeze-and-excitation. cbam: attention over
+    channels, then places (Woo et al. 2018)."""
+    context: Literal["blocks", "ppm", "aspp"] = "blocks"
+    """The bottleneck. blocks: the paper's dual ConvBlock. ppm: pyramid pooling (PSPNet). aspp:
+    atrous pyramid (DeepLabv3)."""
+    decoder_blocks: Annotated[int, Field(ge=1, le=8)] = 1
+    """ConvBlocks a decoder stage; those after the first are residual. 1 is the paper's."""
+    fusion: Literal["finest", "pyramid"] = "finest"
+    """What the head is given. finest: the last decoder stage. pyramid: the sum of all stages, each
+    brought to the last one's size (Semantic FPN)."""
+    auxiliary: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the loss of an FCN head on the encoder's last feature but one, in training alone; 0
+    is no such head, PSPNet's is 0.4."""
+    deep_supervision: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the loss of the last decoder stage but one, in training alone; half of it for each
+    coarser one. 0 is none."""
+    normalisation: Literal["batch", "group", "synchronised"] = "batch"
+    """Of bottleneck, decoder and heads. group: independent of the batch. synchronised: batch norm
+    over the processes of one training; a cell is one process, where it is the same as batch."""
+    encoder_normalisation: Literal["batch", "group", "frozen", "synchronised"] = "batch"
+    """Of the encoder. group: goes with weights=none. frozen: the statistics, weights and biases
+    that came with the encoder's weights, never changed."""
 
     @model_validator(mode="after")
     def _checksum_goes_with_a_file(self) -> "Model":
         if self.weights_sha256 and not self.weights_is_file:
             raise ValueError(f"weights_sha256 goes with a weights file, not with {self.weights}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_fit_the_encoder(self) -> "Model":
+        pretrained = self.weights != "none"
+        if pretrained and self.encoder == "vanilla":
+            raise ValueError("encoder=vanilla starts from scratch: set weights=none")
+        if pretrained and self.encoder_normalisation == "group":
+            raise ValueError(
+                "encoder_normalisation=group cannot use weights that were trained with batch norm: "
+                "set weights=none, or frozen for group"
+            )
+        if not pretrained and self.encoder_normalisation == "frozen":
+            raise ValueError("encoder_normalisation=frozen needs the statistics of given weights")
         return self
 
     @property
@@ -392,10 +437,32 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batch_norm_has_values(self) -> "Config":
+        if self.model.normalisation == "group" and self.model.encoder_normalisation in NO_BATCH:
+            return self
         height, width = (math.ceil(side / 32) for side in self.data.input_size)
         if self.train.batch_size * height * width < 2:
             raise ValueError(
                 "train.batch_size of 1 needs data.input_size above 32 x 32 (batch norm)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norm_has_values_in_the_frames_mean(self) -> "Config":
+        model = self.model
+        pooled = model.context != "blocks" and model.normalisation != "group"
+        if pooled and self.train.batch_size == 1:
+            raise ValueError(
+                f"model.context={model.context} has one value a channel and frame: "
+                "train.batch_size of 1 needs model.normalisation=group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pooling_is_deterministic(self) -> "Config":
+        if self.train.deterministic and self.model.context == "ppm":
+            raise ValueError(
+                "train.deterministic goes without model.context=ppm, whose pooling has no "
+                "deterministic gradient on a GPU"
             )
         return self
 

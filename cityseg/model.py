@@ -1,9 +1,11 @@
-"""The network of the paper (section 1.1): a UNet on a ResNet encoder.
+"""The network of the paper (section 1.1): a UNet on a ResNet encoder; and what it may be built of.
 
 Read `build_unet` for the architecture and `UNet.forward` for the order of things.
 """
 
 import pickle
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final
@@ -14,33 +16,33 @@ import torch
 import torchvision.models.resnet as resnet
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torchvision.models import get_model, get_model_weights
 
+from cityseg.attention import SKIPS
+from cityseg.blocks import ConvBlock, DeepBlock, DualBlock, even, resize
 from cityseg.config import Model
+from cityseg.context import AtrousPyramid, PyramidPooling
 from cityseg.data import sha256_of
 from cityseg.errors import InputError
+from cityseg.fusion import FeaturePyramid, Finest
 from cityseg.labels import NUM_CLASSES
+from cityseg.normalisation import normalise_by
+from cityseg.supervision import Supervisors
 
 MIN_INPUT_PX: Final = 32
 """Five halvings: below this the last stage would have no pixel."""
+
+PAPER: Final = Model()
+"""The paper's network: all settings at their defaults."""
+
+Part = Callable[[int, int], nn.Module]
+"""Makes a module of two numbers of channels."""
 
 UNREADABLE: Final = (
     OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, EOFError,
     pickle.UnpicklingError, safetensors.SafetensorError,
 )  # fmt: skip
 """What the loaders raise on a file that is damaged, foreign, or no file of weights at all."""
-
-
-class ConvBlock(nn.Sequential):
-    """Two 3x3 Conv-BN-ReLU, and a Dropout2d where `dropout` is above 0."""
-
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0):
-        super().__init__(
-            *_conv_bn_relu(in_channels, out_channels),
-            *_conv_bn_relu(out_channels, out_channels),
-            nn.Dropout2d(dropout) if dropout else nn.Identity(),
-        )
 
 
 class ResNetEncoder(nn.Module):
@@ -64,34 +66,73 @@ class ResNetEncoder(nn.Module):
         return features
 
 
-class UpStage(nn.Module):
-    """One decoder stage: upsample, align to the encoder's feature, concatenate, fuse."""
+class PlainEncoder(nn.Module):
+    """Ronneberger's contracting path: a ConvBlock at each resolution, halved by max-pooling."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int):
+    def __init__(self, *channels: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(map(ConvBlock, (3, *channels), channels))
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Features at 1/1, 1/2, 1/4 and 1/8 of the input, and the last one pooled, at 1/16."""
+        features, x = [], image
+        for block in self.blocks:
+            features.append(block(x))
+            x = self.pool(features[-1])
+        return [*features, x]
+
+
+class UpStage(nn.Module):
+    """One decoder stage: upsample, align to the encoder's feature, concatenate, fuse.
+
+    Args:
+        in_channels: of what comes from below.
+        skip_channels: of the encoder's feature.
+        out_channels: of the stage.
+        skip: makes what the feature passes through, of its channels and those from below.
+        block: makes what fuses both, of its channels.
+    """
+
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, *, skip: Part, block: Part
+    ):
         super().__init__()
         self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
-        self.fuse = ConvBlock(in_channels // 2 + skip_channels, out_channels)
+        self.fuse = block(in_channels // 2 + skip_channels, out_channels)
+        self.skip = skip(skip_channels, in_channels)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b s h2 w2"]
     ) -> Float[Tensor, "b o h2 w2"]:
         """Twice the resolution of x: exactly the skip's."""
-        x = resize(self.up(x), skip.shape[-2:])
-        return self.fuse(torch.cat([x, skip], dim=1))
+        up = resize(self.up(x), skip.shape[-2:])
+        return self.fuse(torch.cat([up, self.skip(skip, x)], dim=1))
 
 
 class UNet(nn.Module):
-    """Encoder, bottleneck, decoder stages with skips, head; all handed in."""
+    """Encoder, bottleneck, decoder stages with skips, fusion, head; all handed in.
+
+    `supervisors` are heads for training alone, on the features of encoder and decoder.
+    """
 
     def __init__(
-        self, encoder: nn.Module, bottleneck: nn.Module, decoder: nn.ModuleList, head: nn.Module
+        self,
+        encoder: nn.Module,
+        bottleneck: nn.Module,
+        decoder: nn.ModuleList,
+        fusion: nn.Module,
+        head: nn.Module,
+        supervisors: Supervisors,
     ):
         super().__init__()
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
+        self.fusion = fusion
         self.head = head
-        self.supervision: tuple[float, ...] = (1.0,)
+        self.supervisors = supervisors
+        self.supervision: tuple[float, ...] = (1.0, *supervisors.weights)
         """The weight in the training loss of each of `supervised`'s logits."""
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 19 h w"]:
@@ -99,52 +140,126 @@ class UNet(nn.Module):
 
         `image` is RGB, 0-1, normalised by ImageNet's mean and standard deviation.
         """
-        *skips, x = self.encoder(image)
-        x = self.bottleneck(x)
-        for stage in self.decoder:
-            x = stage(x, skips.pop())
-        return resize(self.head(x), image.shape[-2:])
+        outputs = self.decode(self.encoder(image))
+        return resize(self.head(self.fusion(outputs)), image.shape[-2:])
 
     def supervised(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b 19 h w"]]:
         """All logits that training compares with the target, the prediction's own first."""
-        return [self(image)]
+        features = self.encoder(image)
+        outputs = self.decode(features)
+        logits = [self.head(self.fusion(outputs)), *self.supervisors(features, outputs)]
+        return [resize(each, image.shape[-2:]) for each in logits]
+
+    def decode(self, features: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The decoder's outputs, coarsest first, from the encoder's features, finest first."""
+        *skips, x = features
+        x = self.bottleneck(x)
+        outputs = []
+        for stage in self.decoder:
+            x = stage(x, skips.pop())
+            outputs.append(x)
+        return outputs
 
 
-def build_unet(
-    encoder: str = "resnet50",
-    decoder_width: float = 1.0,
-    dropout: float = 0.0,
-    classes: int = NUM_CLASSES,
-) -> UNet:
-    """The paper's UNet for one of torchvision's ResNets, randomly initialised.
+def build_unet(settings: Model = PAPER, classes: int = NUM_CLASSES) -> UNet:
+    """A UNet on one of torchvision's ResNets, randomly initialised; by default the paper's.
 
     Comments give ResNet-50's channels and resolutions at width 1: 222,985,043 parameters.
-
-    Args:
-        encoder: torchvision's name, resnet18 to resnet152.
-        decoder_width: factor on the channels of bottleneck, decoder and head.
-        dropout: probability of Dropout2d in the bottleneck's blocks.
-        classes: number of logits.
     """
-    backbone = _resnet(encoder)
+    backbone = _resnet(settings.encoder)
     stem, c1, c2, c3, c4 = encoder_channels(backbone)  # 64, 256, 512, 1024, 2048
-    mid, d3, d2, d1, d0, out = (even(c * decoder_width) for c in (c4, c3, c2, c1, stem, 32))
+    mid, d3, d2, d1, d0, out = _widths(settings, c4, c3, c2, c1, stem, 32)
+    stage = _stage(settings)
     return UNet(
         encoder=ResNetEncoder(backbone),
-        bottleneck=nn.Sequential(ConvBlock(c4, mid, dropout), ConvBlock(mid, mid, dropout)),  # 1/32
+        bottleneck=_context(settings, DualBlock, stride=32)(c4, mid),  # 2048 at 1/32
         decoder=nn.ModuleList(
             [
-                UpStage(mid, c3, d3),  # 1024 at 1/16
-                UpStage(d3, c2, d2),  # 512 at 1/8
-                UpStage(d2, c1, d1),  # 256 at 1/4
-                UpStage(d1, stem, d0),  # 64 at 1/2
+                stage(mid, c3, d3),  # 1024 at 1/16
+                stage(d3, c2, d2),  # 512 at 1/8
+                stage(d2, c1, d1),  # 256 at 1/4
+                stage(d1, stem, d0),  # 64 at 1/2
             ]
         ),
+        fusion=_fusion(settings, d3, d2, d1, d0),
         head=nn.Sequential(
             nn.ConvTranspose2d(d0, out, kernel_size=2, stride=2),  # 32 at 1/1
             nn.Conv2d(out, classes, kernel_size=1),
         ),
+        supervisors=_supervisors(settings, c3, (d3, d2, d1), classes),
     )
+
+
+def build_vanilla(settings: Model, classes: int = NUM_CLASSES) -> UNet:
+    """The UNet of Ronneberger et al. 2015, fig. 1, randomly initialised.
+
+    Comments give the channels and resolutions at width 1, a factor on all of them: 31,038,803
+    parameters. As in most of its later versions, convolutions are padded, so that nothing is
+    cropped, and have batch norm. Its decoder ends at full resolution, so that the head is the last
+    layer of the paper's alone.
+    """
+    e0, e1, e2, e3, mid = _widths(settings, 64, 128, 256, 512, 1024)
+    stage = _stage(settings)
+    return UNet(
+        encoder=PlainEncoder(e0, e1, e2, e3),  # at 1/1, 1/2, 1/4, 1/8
+        bottleneck=_context(settings, ConvBlock, stride=16)(e3, mid),  # 1024 at 1/16
+        decoder=nn.ModuleList(
+            [
+                stage(mid, e3, e3),  # 512 at 1/8
+                stage(e3, e2, e2),  # 256 at 1/4
+                stage(e2, e1, e1),  # 128 at 1/2
+                stage(e1, e0, e0),  # 64 at 1/1
+            ]
+        ),
+        fusion=_fusion(settings, e3, e2, e1, e0),
+        head=nn.Sequential(nn.Conv2d(e0, classes, kernel_size=1)),
+        supervisors=_supervisors(settings, e3, (e3, e2, e1), classes),
+    )
+
+
+def network(settings: Model = PAPER, classes: int = NUM_CLASSES) -> UNet:
+    """The network that a configuration describes, randomly initialised.
+
+    Built with batch norm throughout, which is then replaced: first weights are the same by any.
+    """
+    build = build_vanilla if settings.encoder == "vanilla" else build_unet
+    model = build(settings, classes)
+    for name, part in model.named_children():
+        own = settings.encoder_normalisation if name == "encoder" else settings.normalisation
+        normalise_by(part, own)
+    return model
+
+
+def _widths(settings: Model, *channels: int) -> list[int]:
+    return [even(c * settings.decoder_width) for c in channels]
+
+
+def _stage(settings: Model) -> Callable[[int, int, int], UpStage]:
+    """Makes a decoder stage of the configured parts, of channels from below, skip and own."""
+    deep = partial(DeepBlock, blocks=settings.decoder_blocks)
+    block = ConvBlock if settings.decoder_blocks == 1 else deep
+    return partial(UpStage, skip=SKIPS[settings.skip], block=block)
+
+
+def _context(settings: Model, blocks: type[DualBlock | ConvBlock], stride: int) -> Part:
+    """Makes the configured bottleneck; `blocks` is the architecture's own."""
+    parts: dict[str, Part] = {
+        "blocks": partial(blocks, dropout=settings.dropout),
+        "ppm": PyramidPooling,
+        "aspp": partial(AtrousPyramid, stride=stride),
+    }
+    return parts[settings.context]
+
+
+def _fusion(settings: Model, *channels: int) -> nn.Module:
+    return FeaturePyramid(channels) if settings.fusion == "pyramid" else Finest()
+
+
+def _supervisors(
+    settings: Model, encoder_channels: int, decoder_channels: tuple[int, ...], classes: int
+) -> Supervisors:
+    weights = settings.auxiliary, settings.deep_supervision
+    return Supervisors(encoder_channels, decoder_channels, classes, *weights)
 
 
 def initial_model(settings: Model, seed: int) -> UNet:
@@ -155,7 +270,7 @@ def initial_model(settings: Model, seed: int) -> UNet:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_unet(settings.encoder, settings.decoder_width, settings.dropout)
+        model = network(settings)
     path = encoder_weights(settings)
     if path is not None:
         load_encoder(model, settings.encoder, path)
@@ -275,32 +390,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def resize(
-    x: Float[Tensor, "b c h w"], size: torch.Size | tuple[int, int]
-) -> Float[Tensor, "b c h2 w2"]:
-    """Bilinear interpolation to exactly `size` (height, width), corners not aligned.
-
-    Of the same size it is the identity, and skipped: under autocast it would turn to float32.
-    """
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def even(channels: float) -> int:
-    """The nearest even number, at least 2: a transposed convolution halves it."""
-    return max(2, 2 * round(channels / 2))
-
-
 def _resnet(name: str) -> resnet.ResNet:
     backbone = get_model(name, weights=None)
     assert isinstance(backbone, resnet.ResNet)
     return backbone
-
-
-def _conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    ]

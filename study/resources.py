@@ -11,9 +11,9 @@ from typing import Final
 import psutil
 import torch
 
-from cityseg.config import Config, Resources
+from cityseg.config import Config, Model, Resources
 from cityseg.errors import InputError
-from cityseg.model import build_unet, count_parameters
+from cityseg.model import count_parameters, network
 
 TRAINING_BYTES: Final = 16
 """A parameter in float32 training: value, gradient and Adam's two moments."""
@@ -23,7 +23,8 @@ WEIGHT_BYTES: Final = 4
 BASE_BYTES: Final = 1.2e9
 """Python, torch and one cell's data loading, resident."""
 ACTIVATION_BYTES: Final = 8e3
-"""Of one input pixel, kept for the backward pass; measured with ResNet-50 at width 1."""
+"""Of one input pixel, kept for the backward pass; measured with the paper's network. One that keeps
+more is given more, by as much."""
 MEMORY_SHARE: Final = 0.9
 """Of the memory that is free at the start: the rest is for Ray and the system."""
 
@@ -121,7 +122,8 @@ def cell_memory_bytes(config: Config, on_gpu: bool) -> int:
     height, width = config.data.input_size
     pixels = height * width * max(config.train.batch_size, config.evaluate.batch_size)
     training = TRAINING_BYTES * parameters_of(config) + _average_bytes(config)
-    return int(BASE_BYTES + training + ACTIVATION_BYTES * pixels)
+    share = max(1.0, kept_bytes(config) / kept_bytes(Config()))
+    return int(BASE_BYTES + training + ACTIVATION_BYTES * share * pixels)
 
 
 def state_bytes(config: Config) -> int:
@@ -135,13 +137,42 @@ def _average_bytes(config: Config) -> int:
 
 def parameters_of(config: Config) -> int:
     """Trainable values of the configuration's network; nothing is allocated."""
-    return _parameters(config.model.encoder, config.model.decoder_width)
+    return _parameters(_architecture(config.model))
+
+
+def kept_bytes(config: Config) -> int:
+    """What autograd keeps of a training batch of the configuration's network; computes nothing."""
+    return _kept_bytes(_architecture(config.model))
+
+
+def _architecture(settings: Model) -> Model:
+    """The settings that its size depends on; for the rest, any."""
+    return settings.model_copy(update={"weights": "none", "weights_sha256": None, "dropout": 0.0})
 
 
 @functools.cache
-def _parameters(encoder: str, decoder_width: float) -> int:
+def _parameters(settings: Model) -> int:
     with torch.device("meta"):
-        return count_parameters(build_unet(encoder, decoder_width))
+        return count_parameters(network(settings))
+
+
+@functools.cache
+def _kept_bytes(settings: Model) -> int:
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, so that the key is not given out again
+        return tensor
+
+    with torch.device("meta"):
+        model = network(settings)
+        image = torch.empty(2, 3, 128, 256)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            for logits in model.supervised(image):
+                logits.log_softmax(dim=1)
+    weights = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
 
 
 @dataclass(frozen=True)

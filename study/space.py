@@ -38,6 +38,8 @@ HEAVY: Final = (
     "model.encoder",
     "model.weights",
     "model.decoder_width",
+    "model.context",
+    "model.decoder_blocks",
     "data.input_size",
     "train.batch_size",
     "evaluate.batch_size",

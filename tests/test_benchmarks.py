@@ -17,7 +17,7 @@ from benchmarks import data, evaluate, measure, plain, step, study
 from benchmarks.measure import Comparison, Options, Result, Timing
 from cityseg.cache import ensure
 from cityseg.cell import Epoch, write_epochs
-from cityseg.config import Config, Data
+from cityseg.config import Config, Data, Model
 from cityseg.data import Frame, read_frame
 from cityseg.errors import InputError
 from cityseg.inputs import normalise
@@ -157,7 +157,8 @@ def test_the_plain_network_has_the_papers_number_of_parameters():
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
 def test_the_plain_network_with_our_weights_computes_our_logits(encoder: str):
     torch.manual_seed(0)
-    ours, theirs = build_unet(encoder, 0.05).eval(), plain.PlainUNet(encoder, 0.05).eval()
+    settings = Model.model_validate({"encoder": encoder, "decoder_width": 0.05})
+    ours, theirs = build_unet(settings).eval(), plain.PlainUNet(encoder, 0.05).eval()
     values = ours.state_dict().values()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
     image = torch.randn(1, 3, 45, 70)

@@ -84,7 +84,7 @@ def test_the_bottleneck_is_a_dual_block_of_four_3x3_convolutions(papers: UNet):
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet101", "resnet152"])
 def test_the_other_encoders_fit_the_same_decoder(encoder: str):
     with torch.device("meta"):
-        model = build_unet(encoder, decoder_width=0.5)
+        model = build_unet(Model.model_validate({"encoder": encoder, "decoder_width": 0.5}))
     image = torch.empty(1, 3, 64, 96, device="meta")
     assert model(image).shape == (1, 19, 64, 96)
 

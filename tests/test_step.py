@@ -41,7 +41,7 @@ def plain_steps(model: UNet, optimizer: Adam, samples: list[TrainBatch]) -> list
 
 def test_a_step_is_the_plain_step_to_the_bit():
     torch.manual_seed(0)
-    model = build_unet("resnet18", 0.125)
+    model = build_unet(tiny_config().model)
     other = copy.deepcopy(model)
     plain, ours = (Adam(m.parameters(), lr=1e-3, fused=True) for m in (model, other))
     wanted = plain_steps(model, plain, batches(4))
@@ -66,7 +66,7 @@ class TwoOutputs(UNet):
 def test_further_outputs_count_by_their_weight():
     """The same logits again, for a quarter: loss and gradient are 1.25 times as large."""
     torch.manual_seed(0)
-    model = build_unet("resnet18", 0.125)
+    model = build_unet(tiny_config().model)
     other = copy.deepcopy(model)
     other.__class__, other.supervision = TwoOutputs, (1.0, 0.25)
     losses, moves = [], []
