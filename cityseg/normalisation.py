@@ -24,6 +24,11 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
     float32 under autocast, twice the memory.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor
+    bias: Tensor
+
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The same in training and in evaluation."""
         return F.batch_norm(

@@ -137,12 +137,12 @@ def _average_bytes(config: Config) -> int:
 
 def parameters_of(config: Config) -> int:
     """Trainable values of the configuration's network; nothing is allocated."""
-    return _parameters(_architecture(config.model))
+    return _parameters(_architecture(config.model))  # pyright: ignore[reportArgumentType] # a frozen section has a hash
 
 
 def kept_bytes(config: Config) -> int:
     """What autograd keeps of a training batch of the configuration's network; computes nothing."""
-    return _kept_bytes(_architecture(config.model))
+    return _kept_bytes(_architecture(config.model))  # pyright: ignore[reportArgumentType]
 
 
 def _architecture(settings: Model) -> Model:

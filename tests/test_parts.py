@@ -378,7 +378,7 @@ def test_the_vanilla_unet_is_the_classic_one():
     assert len(convolutions) == 18 + 1
     assert len([m for m in model.modules() if isinstance(m, nn.ConvTranspose2d)]) == 4
     widths = [block[0].out_channels for block in model.encoder.blocks]  # pyright: ignore
-    assert [*widths, model.bottleneck[0].out_channels] == [64, 128, 256, 512, 1024]
+    assert [*widths, model.bottleneck[0].out_channels] == [64, 128, 256, 512, 1024]  # pyright: ignore
 
 
 @pytest.mark.parametrize(
