@@ -1,8 +1,8 @@
 """What may stand in a skip: attention that weighs the encoder's feature before it is concatenated.
 
 All take the skip and the coarser decoder feature that is about to be fused with it, and return the
-skip, weighed; every weight is between 0 and 1. Counts are what a part adds to the paper's network
-at 512x1024, a multiply-add taken as two FLOP.
+skip, weighed; every weight is between 0 and 1. A part's cost is what it adds to the
+paper's network at 512x1024, a multiply-add taken as two FLOP (`python -m benchmarks.parts`).
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class AttentionGate(nn.Module):
     """Weighs each place of the skip by how well it goes with the coarser feature there.
 
     Source: Oktay et al. 2018, Attention U-Net, eq. 1-3 and fig. 2: additive attention at the coarse
-    resolution, half of the skip's channels in between.
+    resolution, half of the skip's channels in between. Cost: +4.15 M parameters, +10.7 GFLOP.
     """
 
     def __init__(self, skip_channels: int, coarse_channels: int):
@@ -62,6 +62,7 @@ class SqueezeExcitedSkip(nn.Module):
     """Weighs each channel of the skip by the means of all channels.
 
     Source: Hu et al. 2018, Squeeze-and-Excitation Networks, fig. 2; torchvision's.
+    Cost: +0.18 M parameters, +0.0 GFLOP.
     """
 
     def __init__(self, skip_channels: int, _coarse_channels: int):
@@ -79,6 +80,7 @@ class CBAMSkip(nn.Module):
     """Weighs the channels of the skip by their means and maxima, then its places likewise.
 
     Source: Woo et al. 2018, CBAM: Convolutional Block Attention Module, eq. 1-3.
+    Cost: +0.17 M parameters, +0.0 GFLOP.
     """
 
     def __init__(self, skip_channels: int, _coarse_channels: int):

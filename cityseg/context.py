@@ -1,7 +1,7 @@
 """What may stand at the bottleneck: the paper's convolutions, or a view of the whole frame.
 
-Each turns the encoder's last feature into one of the width that the decoder expects. Counts are of
-the paper's network with the part in place of its dual ConvBlock, less the paper's, at 512x1024.
+Each turns the encoder's last feature into one of the width that the decoder expects. A part's
+cost is what the paper's network at 512x1024 has more with it in place of the dual ConvBlock.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ class PyramidPooling(nn.Module):
     """Means over 1, 2x2, 3x3 and 6x6 cells of the frame, beside the feature itself.
 
     Source: Zhao et al. 2017, Pyramid Scene Parsing Network, section 3.2; a quarter of the channels
-    a level, and a 3x3 convolution over all.
+    a level, and a 3x3 convolution over all. Cost: -71.31 M parameters, -77.2 GFLOP.
 
     The coarsest level is one value a channel and frame. Batch norm of a batch of two leaves no more
     of it than which frame has the larger: use `model.normalisation: group` with small batches.
@@ -49,7 +49,8 @@ class AtrousPyramid(ASPP):
     """Convolutions of 1x1, of three widening reaches, and the frame's mean; torchvision's ASPP.
 
     Source: Chen et al. 2017, Rethinking Atrous Convolution (DeepLabv3), section 3.3; with its
-    dropout of 0.5. Of the mean under batch norm see `PyramidPooling`.
+    dropout of 0.5. Of the mean under batch norm see `PyramidPooling`. Cost: -8.38 M parameters,
+    -12.9 GFLOP.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):

@@ -40,7 +40,7 @@ def group_norm(norm: nn.BatchNorm2d) -> nn.GroupNorm:
     """Statistics of a frame's own channels, 32 groups of them: independent of the batch.
 
     Source: Wu and He 2018, Group Normalization. Narrow layers have fewer groups, of at least two
-    channels each.
+    channels each. Cost: +0.00 M parameters, +0.0 GFLOP.
     """
     channels = norm.num_features
     return nn.GroupNorm(math.gcd(GROUPS, max(1, channels // 2)), channels, norm.eps)
@@ -50,7 +50,7 @@ def frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm:
     """Fixed statistics and weights: those that `norm` has, or that are loaded later.
 
     Usual in detection, where batches are small (He et al. 2017, Mask R-CNN, from its code). Worth
-    something with pretrained weights alone.
+    something with pretrained weights alone. Cost, in the encoder: -0.05 M parameters, +0.0 GFLOP.
     """
     fixed = FrozenBatchNorm(norm.num_features, norm.eps)
     fixed.load_state_dict(norm.state_dict())

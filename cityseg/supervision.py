@@ -1,7 +1,8 @@
 """Heads that exist for training alone: more places at which the network is told what is right.
 
 They are no part of the forward pass and cost nothing there; their weights are in the state dict,
-and so in the files of weights. Counts are of the training pass, beside the paper's.
+and so in the files of weights. Costs are of the forward pass of a training step, beside the
+paper's.
 """
 
 from jaxtyping import Float
@@ -14,10 +15,11 @@ class Supervisors(nn.Module):
 
     The auxiliary one is torchvision's FCNHead on the encoder's last feature but one (1/16 in a
     ResNet). Source: Zhao et al. 2017, Pyramid Scene Parsing Network, section 3.3, whose weight for
-    it is 0.4.
+    it is 0.4. Cost: +2.36 M parameters, +9.7 GFLOP.
 
     Those on the decoder are 1x1 convolutions. Source: Lee et al. 2015, Deeply-Supervised Nets; the
     weight halves with every coarser stage, as in nnU-Net (Isensee et al. 2021).
+    Cost: +0.03 M parameters, +0.6 GFLOP.
 
     Args:
         encoder_channels: of the feature under the auxiliary head.
