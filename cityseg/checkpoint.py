@@ -11,7 +11,15 @@ import torch
 from cityseg import atomic
 from cityseg.config import Config, parse
 from cityseg.errors import InputError
-from cityseg.model import UNREADABLE, UNet, check_weights, network, read_weights
+from cityseg.model import (
+    UNREADABLE,
+    UNet,
+    check_weights,
+    network,
+    read_weights,
+    refuse_pickle,
+    why_unreadable,
+)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -30,7 +38,7 @@ def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
+        reason = why_unreadable(error)
         raise InputError(f"cannot go on from {path}", got=reason, remedy=remedy) from None
     if not isinstance(state, dict) or not keys <= state.keys():
         raise InputError(f"cannot go on from {path}", got="no state of ours", remedy=remedy)
@@ -77,6 +85,7 @@ def _parse_json(text: str, source: str) -> Config:
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
+        refuse_pickle(path)
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
