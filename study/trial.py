@@ -15,6 +15,7 @@ from cityseg import atomic, minicity
 from cityseg.cell import read_epochs
 from cityseg.data import Frame, fingerprint, index
 from cityseg.errors import InputError, TrainingError
+from cityseg.findings import changed
 from cityseg.train import train_cell, use_device
 from study.console import epoch_line
 from study.home import open_home
@@ -63,7 +64,7 @@ def train(study: Study, trial: dict[str, Any], commit: Callable[[], None]) -> No
     config = study.config(variant, record)
     resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
     config = config.model_copy(update={"resources": resources})
-    train, val = study.read_folds().split(frames_here(record), fold)
+    train, val = study.folds_of(record).split(frames_here(record), fold)
     with Monitor(record.name, variant, fold, cell.folder, read_epochs(cell.epochs)) as monitor:
         for epoch in train_cell(config, train, val, cell, use_device(resources)):
             log.info(epoch_line(variant, fold, epoch, config.train.epochs))
@@ -86,8 +87,10 @@ def frames_here(record: StudyRecord) -> list[Frame]:
         root = minicity.ensure(record.config.city)
     frames = index(root, "train")
     if fingerprint(frames) != data.fingerprint:
+        others = [frame.name for frame in changed(frames)]
+        named = f"; {len(others)} frames have changed, the first {others[0]}" if others else ""
         raise InputError(
-            f"{root} on {os.uname().nodename} is not the data set that the study began with",
+            f"{root} on {os.uname().nodename} is not the data set that the study began with{named}",
             remedy="give every machine the same one at the same path, or by CITYSCAPES_DATASET",
         )
     return frames
