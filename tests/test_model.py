@@ -4,6 +4,7 @@ import hashlib
 import pickle
 from http.client import IncompleteRead
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -11,10 +12,13 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, unfold
 from torchvision.models import ResNet, get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from cityseg import blocks
+from cityseg.blocks import SameConv2d
 from cityseg.config import Model
 from cityseg.errors import InputError
 from cityseg.model import ResNetEncoder, UNet, build_unet, count_parameters, initial_model
@@ -75,7 +79,7 @@ def test_each_upsampling_is_a_2x2_transposed_convolution_that_halves_the_channel
 
 def test_the_bottleneck_is_a_dual_block_of_four_3x3_convolutions(papers: UNet):
     kinds = [type(m).__name__ for m in papers.bottleneck.modules() if not [*m.children()]]
-    conv_bn_relu = ["Conv2d", "BatchNorm2d", "ReLU"]
+    conv_bn_relu = ["SameConv2d", "BatchNorm2d", "ReLU"]
     assert [kind for kind in kinds if kind != "Identity"] == conv_bn_relu * 4
     convolutions = [m for m in papers.bottleneck.modules() if isinstance(m, nn.Conv2d)]
     assert {(c.kernel_size, c.padding, c.bias) for c in convolutions} == {((3, 3), (1, 1), None)}
@@ -119,6 +123,39 @@ def test_skips_come_from_the_stage_of_their_own_resolution():
             muted = [f * (k != i) for k, f in enumerate(features)]
             model.encoder.forward = lambda _image, muted=muted: muted
             assert not torch.equal(model(image), whole)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 5)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_convolution_is_the_same_whichever_way_it_is_computed(size: tuple[int, int], autocast):
+    """12 or 40 pixels, on both sides of the 16 channels from which a matrix product is taken."""
+    convolution = SameConv2d(8, 16, 3)
+    image = torch.randn(2, 8, *size, requires_grad=True)
+    gradient = torch.randn(2, 16, *size)
+    results: list[tuple[Tensor, ...]] = []
+    for way in (convolution, lambda x: conv2d(x, convolution.weight, padding=1)):
+        with torch.autocast("cpu", enabled=autocast):
+            out = way(image)
+        results.append((out, *torch.autograd.grad(out, (image, convolution.weight), gradient)))
+    for ours, plain in zip(*results, strict=True):
+        assert ours.dtype == plain.dtype
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_small_maps_are_multiplied_in_training_in_float32_alone(monkeypatch: pytest.MonkeyPatch):
+    taken: list[int] = []
+
+    def noted(x: Tensor, **how: Any) -> Tensor:
+        taken.append(x.shape[-1])
+        return unfold(x, **how)
+
+    monkeypatch.setattr(blocks, "unfold", noted)
+    for pixels, autocast, training in (
+        ((2, 3), False, True), ((4, 5), False, True), ((2, 3), True, True), ((2, 3), False, False),
+    ):  # fmt: skip
+        with torch.autocast("cpu", enabled=autocast):
+            SameConv2d(8, 16, 3).train(training)(torch.randn(2, 8, *pixels))
+    assert taken == [3]
 
 
 def test_dropout_is_absent_at_0_and_acts_in_training_alone():
