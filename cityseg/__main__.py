@@ -6,6 +6,7 @@ so do the processes that read files.
 
 import json as json_format
 import logging
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -118,9 +119,10 @@ class Verify:
 
 
 def _epoch_line(epoch: "Epoch", epochs: int) -> str:
+    full = "" if math.isnan(epoch.miou_full) else f" full {epoch.miou_full:.4f}"
     return (
         f"epoch {epoch.epoch}/{epochs}  loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
-        f"  mIoU low {epoch.miou_low:.4f} full {epoch.miou_full:.4f}  lr {epoch.lr:.3g}"
+        f"  mIoU low {epoch.miou_low:.4f}{full}  lr {epoch.lr:.3g}"
         f"  {epoch.images_per_s:.1f} images/s"
     )
 

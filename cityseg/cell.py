@@ -49,7 +49,8 @@ class Epoch:
     miou_low: float
     """Against the resized labels, 0-1."""
     miou_full: float
-    """Logits upsampled to each frame's own size, against its own labels, 0-1."""
+    """Logits upsampled to each frame's own size, against its own labels, 0-1; NaN for an epoch that
+    is not scored so (`evaluate.full_every`)."""
     lr: float
     """Learning rate of this epoch."""
     train_s: float
@@ -65,8 +66,9 @@ class Counts:
     epoch: int
     low: Int64[np.ndarray, "n 19 19"]
     """At the input size, against resized labels; rows are labels, columns predictions."""
-    full: Int64[np.ndarray, "n 19 19"]
-    """At each frame's own size."""
+    full: Int64[np.ndarray, "m 19 19"]
+    """At each frame's own size; in a finished cell of the same frames, in one that is still trained
+    perhaps of none."""
 
 
 @dataclass(frozen=True)

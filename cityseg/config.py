@@ -20,6 +20,8 @@ STUDY_SECTION: Final = "search"
 
 NO_BATCH: Final = ("group", "frozen")
 """Normalisations whose statistics are not the batch's."""
+NO_NUMBER: Final = {"resources": True, "data": {"cache"}, "evaluate": {"full_every"}}
+"""Settings that decide what a result costs, or when it is known, but not what it is."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=32, le=16384)]
@@ -329,6 +331,9 @@ class Evaluate(Section):
     """How a network is scored; low and full resolution, after every epoch."""
 
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
+    full_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs from one score at full resolution to the next: 5 is after every fifth and the last.
+    The best epoch is always scored so, at the end at the latest, from its weights."""
     predictions: Annotated[int, Field(ge=0, le=100)] = 3
     """Validation frames a fold whose prediction is kept for the panel: spread from the worst to
     the best by mIoU, the median one included."""
@@ -479,7 +484,7 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """All settings that can move a number, as plain data: what makes two studies comparable."""
-        return self.model_dump(mode="json", exclude={"resources": True, "data": {"cache"}})
+        return self.model_dump(mode="json", exclude=NO_NUMBER)
 
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out; `load` reads it back."""

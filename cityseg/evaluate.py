@@ -4,7 +4,7 @@ Nothing is divided here; every score is computed from the counts later (`metrics
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from cityseg.confusion import confusion_counts
 from cityseg.errors import InputError
 from cityseg.inference import Scorer, scorer
 from cityseg.inputs import ValBatch, normalise, seen
+from cityseg.labels import NUM_CLASSES
 from cityseg.losses import cross_entropy_sum
 from cityseg.model import UNet, resize
 from cityseg.precision import precision_of
@@ -38,8 +39,9 @@ class Evaluation:
     low: Int64[np.ndarray, "n 19 19"]
     """At the input size, against resized labels; rows are labels, columns predictions. Scores of
     another size (`inference.input` native) are resized to it."""
-    full: Int64[np.ndarray, "n 19 19"]
-    """Logits upsampled to each frame's own size, against its own labels."""
+    full: Int64[np.ndarray, "m 19 19"]
+    """Logits upsampled to each frame's own size, against its own labels; of the same frames, or of
+    none where the batches hold no such labels."""
 
 
 def write_counts(path: Path, evaluation: Evaluation) -> None:
@@ -146,9 +148,16 @@ def count(score: Scorer, batches: Iterable[ValBatch], device: torch.device) -> E
     return tally.evaluation()
 
 
+def low_only(batches: Iterable[ValBatch]) -> Iterator[ValBatch]:
+    """The batches without their full-size labels: they are then scored at the input size alone."""
+    return (replace(batch, full_targets=[]) for batch in batches)
+
+
 def _full_counts(
     logits: Float[Tensor, "b c _ _"], own: list[UInt8[Tensor, "_ _"]]
-) -> Int64[Tensor, "b 19 19"]:
+) -> Int64[Tensor, "m 19 19"]:
+    if not own:
+        return torch.zeros((0, NUM_CLASSES, NUM_CLASSES), dtype=torch.int64, device=logits.device)
     predictions = [full_prediction(frame, *t.shape) for frame, t in zip(logits, own, strict=True)]
     if len({t.shape for t in own}) == 1:
         return confusion_counts(torch.stack(predictions), torch.stack(own))

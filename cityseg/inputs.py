@@ -22,10 +22,12 @@ class TrainBatch:
 
     image: UInt8[Tensor, "b 3 h w"]
     target: UInt8[Tensor, "b h w"]
+    made_s: float = 0.0
+    """Seconds that a process worked on these samples."""
 
     def pin_memory(self) -> "TrainBatch":
         """For the loader: copies to the device may then overlap."""
-        return TrainBatch(self.image.pin_memory(), self.target.pin_memory())
+        return TrainBatch(self.image.pin_memory(), self.target.pin_memory(), self.made_s)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class ValBatch:
     target: UInt8[Tensor, "b h w"]
     """At the input size."""
     full_targets: list[UInt8[Tensor, "_ _"]]
-    """At each frame's own size, which may differ from frame to frame."""
+    """At each frame's own size, which may differ from frame to frame; none where only the input
+    size is scored."""
 
     def to(self, device: torch.device) -> "ValBatch":
         """On the device, without waiting for it."""

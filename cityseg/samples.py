@@ -1,5 +1,6 @@
 """Samples and batches for the network, each a pure function of (seed, epoch, position)."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -31,6 +32,11 @@ class Loader(Generic[Batch]):
     """Batches, pass after pass; an input error in a worker arrives as it was raised."""
 
     source: DataLoader[Any]
+
+    @property
+    def processes(self) -> int:
+        """That make batches: workers, or the one that asks for them."""
+        return max(1, self.source.num_workers)
 
     def __iter__(self) -> Iterator[Batch]:
         try:
@@ -103,6 +109,13 @@ class TrainSamples(Dataset[tuple[Tensor, Tensor]]):
         image, target = self.read(self.frames[choice.frame])
         image, target = self.transform(image, target, (self.seed, epoch, i), choice.label)
         return torch.from_numpy(image), torch.from_numpy(target)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[TrainBatch]:
+        """What the loader asks for, which wants a list: one batch, and how long it took."""
+        started = time.perf_counter()
+        images, targets = zip(*(self[key] for key in keys), strict=True)
+        image, target = _channels_first(images), torch.stack(targets)
+        return [TrainBatch(image, target, time.perf_counter() - started)]
 
 
 class ValSamples(Dataset[tuple[str, Tensor, Tensor, Tensor]]):
@@ -177,7 +190,7 @@ def train_loader(
         TrainSamples(frames, config, read, census),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate_train,
+        collate_fn=_the_batch,
         pin_memory=pin,
         persistent_workers=workers > 0,
     )
@@ -203,9 +216,8 @@ def val_loader(
     return Loader(loader)
 
 
-def _collate_train(samples: list[tuple[Tensor, Tensor]]) -> TrainBatch:
-    images, targets = zip(*samples, strict=True)
-    return TrainBatch(_channels_first(images), torch.stack(targets))
+def _the_batch(made: list[TrainBatch]) -> TrainBatch:
+    return made[0]
 
 
 def _collate_val(samples: list[tuple[str, Tensor, Tensor, Tensor]]) -> ValBatch:

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import filelock
@@ -30,7 +30,7 @@ from cityseg.checkpoint import load_network, load_state, save_state, save_weight
 from cityseg.config import Config, Resources, difference, load
 from cityseg.data import Frame, read_image
 from cityseg.errors import InputError, TrainingError
-from cityseg.evaluate import Evaluation, Forward, evaluate, predict
+from cityseg.evaluate import Evaluation, Forward, evaluate, low_only, predict
 from cityseg.labels import LABEL_ID_OF_TRAIN_ID
 from cityseg.losses import criterion_of
 from cityseg.metrics import mean_iou
@@ -44,7 +44,15 @@ from cityseg.optimisation import (
     schedule_of,
 )
 from cityseg.precision import choose_kernels, place
-from cityseg.samples import Choose, EpochBatches, TrainBatch, choice_of, train_loader, val_loader
+from cityseg.samples import (
+    Choose,
+    EpochBatches,
+    Loader,
+    TrainBatch,
+    choice_of,
+    train_loader,
+    val_loader,
+)
 from cityseg.step import Step, training_step
 
 LOCK_TIMEOUT_S: Final = 120
@@ -148,7 +156,8 @@ def fit(
         started = time.perf_counter()
         train_loss = _train_epoch(run, step, loader, batches, name_of)
         trained = time.perf_counter()
-        scored = evaluate(scored_model, validation, config, device, forward)
+        scored_on = validation if _is_full(epoch, config) else low_only(validation)
+        scored = evaluate(scored_model, scored_on, config, device, forward)
         run.schedule.after_epoch(scored.loss)
         train_s, val_s = trained - started, time.perf_counter() - trained
         rate = len(batches) * config.train.step_size / train_s
@@ -158,6 +167,7 @@ def fit(
         ))  # fmt: skip
         _commit(run, cell, config, token)
         yield run.epochs[-1]
+    _complete_best(run, cell, lambda: evaluate(scored_model, validation, config, device, forward))
     _finish(run, cell, val, device)
 
 
@@ -168,7 +178,7 @@ def _names(frames: list[Frame], choose: Choose) -> NameOf:
 def _train_epoch(
     run: Run,
     step: Step,
-    loader: Iterable[TrainBatch],
+    loader: Loader[TrainBatch],
     batches: EpochBatches,
     name_of: NameOf,
 ) -> float:
@@ -183,6 +193,8 @@ def _train_epoch(
         run.average.update()
         if (i + 1) % FINITE_CHECK_STEPS == 0 or i + 1 == len(batches):
             _stop_unless_finite(losses, run, batches, name_of)
+    if batches.epoch == 1:
+        arrivals.tell(loader.processes)
     arrivals.complain(batches.epoch)
     return float(losses.double().mean())
 
@@ -193,6 +205,8 @@ class _Arrivals:
     def __init__(self, loader: Iterable[TrainBatch]):
         self.loader = loader
         self.waited_s = 0.0
+        self.samples = 0
+        self.made_s = 0.0
         self.started = time.perf_counter()
 
     def __iter__(self) -> Iterator[TrainBatch]:
@@ -203,7 +217,17 @@ class _Arrivals:
             self.waited_s += time.perf_counter() - asked
             if batch is None:
                 return
+            self.samples += len(batch.image)
+            self.made_s += batch.made_s
             yield batch
+
+    def tell(self, processes: int) -> None:
+        """Say what the loader can bring beside what the steps take."""
+        stepped_s = time.perf_counter() - self.started - self.waited_s
+        log.info(
+            "loader: up to %.3g samples/s from %d process(es); steps: %.3g/s",
+            processes * self.samples / self.made_s, processes, self.samples / stepped_s,
+        )  # fmt: skip
 
     def complain(self, epoch: int) -> None:
         """Say so if the steps were kept waiting."""
@@ -350,6 +374,11 @@ def _resume(
     return token
 
 
+def _is_full(epoch: int, config: Config) -> bool:
+    """Whether an epoch is scored at full resolution, too."""
+    return epoch % config.evaluate.full_every == 0 or epoch == config.train.epochs
+
+
 def _record(run: Run, scored: Evaluation, epoch: Epoch) -> None:
     if not math.isfinite(scored.loss):
         raise TrainingError(
@@ -390,6 +419,24 @@ def _settle_best(run: Run, cell: Cell) -> None:
 
 def _waiting(cell: Cell) -> Any:
     return cell.best_weights.with_name("best.next.safetensors")
+
+
+def _complete_best(run: Run, cell: Cell, score: Callable[[], Evaluation]) -> None:
+    """Score the best epoch at full resolution, from its weights, if it was not when it was run.
+
+    Its row in the table is then complete; the scored network is left with these weights.
+    """
+    assert run.best is not None
+    if len(run.best.full):
+        return
+    model, _ = load_network(cell.best_weights)
+    run.average.model.load_state_dict(model.state_dict())
+    full = score().full
+    epoch = run.best.epoch
+    run.best = Counts(epoch, run.best.low, full)
+    row = run.epochs[epoch - 1]
+    run.epochs[epoch - 1] = replace(row, miou_full=float(mean_iou(full.sum(0))))
+    write_epochs(cell.epochs, run.epochs)
 
 
 def _finish(run: Run, cell: Cell, val: list[Frame], device: torch.device) -> None:

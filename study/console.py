@@ -337,10 +337,11 @@ def _table(title: str) -> Table:
 
 def epoch_line(variant: int, fold: int, epoch: Epoch, total: int) -> str:
     """One finished epoch as a plain line."""
+    full = "" if math.isnan(epoch.miou_full) else f" {epoch.miou_full:.4f} full"
     return (
         f"{variant_name(variant)}  fold {fold}  epoch {epoch.epoch}/{total}  "
         f"loss {epoch.train_loss:.4f} train {epoch.val_loss:.4f} val  lr {epoch.lr:.1e}  "
-        f"mIoU {epoch.miou_low:.4f} low {epoch.miou_full:.4f} full  "
+        f"mIoU {epoch.miou_low:.4f} low{full}  "
         f"{epoch.images_per_s:.1f} images/s"
     )
 

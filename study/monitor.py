@@ -4,8 +4,10 @@
 epochs.csv stays the record.
 """
 
+import math
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -106,8 +108,8 @@ class Monitor:
     def _set_gauges(self) -> None:
         latest = self.latest
         if latest is not None:
-            for quantity, gauge in self._gauges.items():
-                gauge.set(getattr(latest, quantity.field))
+            for quantity, value in _known(latest):
+                self._gauges[quantity].set(value)
 
     def _refresh(self) -> None:
         while not self._ended.wait(REFRESH_S):
@@ -117,10 +119,18 @@ class Monitor:
 def _event(epoch: Epoch, wall_time: float) -> event_pb2.Event:  # pyright: ignore[reportAttributeAccessIssue]
     """All of an epoch in one record, so that a torn file has it whole or not at all."""
     summary = summary_pb2.Summary()  # pyright: ignore[reportAttributeAccessIssue]
-    for quantity in QUANTITIES:
+    for quantity, value in _known(epoch):
         if quantity.tag:
-            summary.value.add(tag=quantity.tag, simple_value=getattr(epoch, quantity.field))
+            summary.value.add(tag=quantity.tag, simple_value=value)
     return event_pb2.Event(wall_time=wall_time, step=epoch.epoch, summary=summary)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _known(epoch: Epoch) -> Iterator[tuple[Quantity, float]]:
+    """What there is of an epoch: not each is scored at full size."""
+    for quantity in QUANTITIES:
+        value = getattr(epoch, quantity.field)
+        if not math.isnan(value):
+            yield quantity, value
 
 
 def _seconds(epoch: Epoch) -> float:

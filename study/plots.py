@@ -126,7 +126,10 @@ def _draw_curves(axes: Axes, history: History, curves: dict[str, np.ndarray]) ->
     colors = (TRAIN_COLOR, VAL_COLOR) if len(curves) > 1 else (LR_COLOR,)
     marker = "o" if len(history.epoch) < 10 else ""
     for (label, values), color in zip(curves.items(), colors, strict=True):
-        axes.plot(history.epoch, values, color=color, label=label, marker=marker, ms=3)
+        there = ~np.isnan(values)  # not each epoch is scored at full resolution
+        axes.plot(
+            history.epoch[there], values[there], color=color, label=label, marker=marker, ms=3
+        )
     axes.axvline(history.best_epoch, color="0.4", lw=0.8, ls="--")
 
 

@@ -32,8 +32,8 @@ last, at full or low resolution."""
 Origin = Literal["base", "given", "tpe", "random", "gp"]
 """Where a row came from: the configuration itself, the rows or the grid given, or a sampler."""
 
-SAME_IN_ALL_ROWS: Final = ("folds", "city", "resources")
-"""Sections that all rows share: the split, the data, and what changes no number."""
+SAME_IN_ALL_ROWS: Final = ("folds", "city", "resources", "evaluate.full_every")
+"""Sections and keys that all rows share: the split, the data, and what changes no number."""
 HEAVY: Final = (
     "model.encoder",
     "model.weights",
@@ -203,9 +203,20 @@ def read_search(
     if search.variants is None and (there or not space):
         given = 1 + len(given_rows(search, config))
         search = search.model_copy(update={"variants": max(given, there or 0)})
+    _check_pruning(search, config)
     if there is None:
         check_count(search, config)
     return search
+
+
+def _check_pruning(search: Search, config: Config) -> None:
+    full_every = config.evaluate.full_every
+    if search.prune and search.objective.endswith("_full") and full_every > 1:
+        raise InputError(
+            f"search.prune by {search.objective}, which wants that score of every epoch",
+            got=f"evaluate.full_every={full_every}", expected="1",
+            remedy="or set search.objective to best_low or last_low",
+        )  # fmt: skip
 
 
 def _mapping(settings: object) -> dict[str, Any]:
@@ -349,7 +360,7 @@ def apply(config: Config, parameters: Parameters, source: str) -> Config:
     settings = config.model_dump(mode="json")
     for key, value in parameters.items():
         *sections, leaf = key.split(".")
-        if key.split(".")[0] in SAME_IN_ALL_ROWS:
+        if key in SAME_IN_ALL_ROWS or key.split(".")[0] in SAME_IN_ALL_ROWS:
             raise InputError(f"{source}: {key}", got="a value a row", expected="one for all rows")
         inner = settings
         for section in sections:

@@ -1,10 +1,12 @@
 """`python -m study.analyze`: what it prints and writes, and how it ends."""
 
 import io
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,7 +20,14 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
-from cityseg.cell import Confusion, Counts, read_confusion, write_confusion
+from cityseg.cell import (
+    Confusion,
+    Counts,
+    read_confusion,
+    read_epochs,
+    write_confusion,
+    write_epochs,
+)
 from cityseg.data import index
 from study import analysis, analyze, evidence, gallery, plots, summary, tables
 from study.analysis import PAPER
@@ -166,6 +175,29 @@ def test_one_epoch_at_a_constant_rate_can_be_drawn(tmp_path):
     assert history is not None
     written = plots.save(plots.draw_history(history), tmp_path / "one", "one epoch")
     assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_a_curve_goes_on_past_epochs_that_were_not_scored_at_full_resolution(tmp_path):
+    study = make_study(tmp_path / "results")
+    add_epochs(study, 1, [0.1, 0.2, 0.3, 0.4])
+    variant = analysis.read_variant(study)
+    table = variant.cell(1).epochs
+    seldom = [
+        replace(e, miou_full=math.nan) if e.epoch in (2, 3) else e for e in read_epochs(table)
+    ]
+    write_epochs(table, seldom)
+
+    history = analysis.history(variant, 1)
+
+    assert history is not None
+    full = next(
+        line
+        for axes in plots.draw_history(history).axes
+        for line in axes.lines
+        if line.get_label() == "full-res"
+    )
+    assert np.asarray(full.get_xdata()).tolist() == [1, 4]
+    assert np.isfinite(np.asarray(full.get_ydata())).all()
 
 
 def test_a_running_study_is_analysed_as_far_as_it_is(tmp_path, monkeypatch, capsys):

@@ -219,9 +219,10 @@ def test_what_is_written_loads_as_the_same(
     assert difference(load(path).identity(), config.identity()) == []
 
 
-def test_resources_are_no_part_of_the_identity_and_all_else_is():
+def test_what_moves_no_number_is_no_part_of_the_identity_and_all_else_is():
     base = Config()
-    assert load(None, ("resources.workers=3",)).identity() == base.identity()
+    for word in ("resources.workers=3", "data.cache=none", "evaluate.full_every=5"):
+        assert load(None, (word,)).identity() == base.identity()
     for word in ("seed=1", "train.lr=1e-3", "city.seed=1", "folds.count=4", "data.augment.hue=0"):
         assert load(None, (word,)).identity() != base.identity()
 

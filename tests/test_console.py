@@ -242,6 +242,8 @@ def test_an_epoch_line_holds_what_a_log_is_read_for():
     parts = ["v003  fold 1  epoch 2/65", "1.5000 train", "1.2500 val", "1.0e-04", "0.5000 low"]
     for part in (*parts, "0.4000 full", "7.5 images/s"):
         assert part in line
+    unscored = Epoch(2, 1.5, 1.25, 0.5, math.nan, 1e-4, 10.0, 2.0, 7.5)
+    assert "0.5000 low  7.5 images/s" in epoch_line(3, 1, unscored, 65)
 
 
 def test_many_folds_are_counted_and_few_are_listed(tmp_path: Path):

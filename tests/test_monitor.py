@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import struct
@@ -10,6 +11,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +68,16 @@ def test_every_epoch_is_in_the_event_file_at_once(tmp_path: Path):
         for epoch in (1, 2):
             monitor.epoch(an_epoch(epoch))
             assert_shows_once(tmp_path, epoch)
+
+
+def test_an_epoch_that_is_not_scored_at_full_size_leaves_no_point_there(tmp_path: Path):
+    unscored = replace(an_epoch(2), miou_full=math.nan)
+    with Monitor("paper", 3, 1, tmp_path, []) as monitor:
+        for epoch in (an_epoch(1), unscored, an_epoch(3)):
+            monitor.epoch(epoch)
+    scalars = shown(tmp_path)
+    assert [step for step, _ in scalars["mIoU/full"]] == [1, 3]
+    assert [step for step, _ in scalars["mIoU/low"]] == [1, 2, 3]
 
 
 KILLED: Final = """

@@ -106,6 +106,7 @@ def test_words_that_yaml_takes_numbers_for_become_numbers():
         ({"rows": [{"folds.count": 4}]}, ["folds.count", "expected one for all rows"]),
         ({"grid": {"city.seed": [1]}}, ["city.seed", "expected one for all rows"]),
         (drawn(resources__workers=[0, 1]), ["resources.workers", "expected one for all rows"]),
+        ({"rows": [{"evaluate.full_every": 2}]}, ["full_every", "expected one for all rows"]),
         ({"space": {"train.lr": LR}}, ["without a number of rows", "--variants N"]),
         ({"variants": 2}, ["got 2 rows, but only 1 are given", "search.space"]),
         ({"variants": 1, "rows": [{"train.lr": 1}]}, ["got 1", "at least 2"]),
@@ -126,6 +127,16 @@ def test_a_mistake_is_one_line_that_names_it(settings: dict[str, Any], parts: li
     assert message.startswith("search") and "\n" not in message and len(message) < 400
     for part in parts:
         assert part in message
+
+
+def test_pruning_by_a_score_that_not_each_epoch_has_is_refused():
+    seldom = parse({"evaluate": {"full_every": 5}}, "a test")
+    for objective in ("best_full", "last_full"):
+        with pytest.raises(InputError, match=r"full_every=5.*best_low"):
+            read_search({"prune": True, "objective": objective}, seldom)
+        assert read_search({"prune": True, "objective": objective}, BASE).prune
+    assert read_search({"prune": True, "objective": "best_low"}, seldom).prune
+    assert not read_search({}, seldom).prune
 
 
 def test_settings_that_exclude_each_other_are_refused_before_they_are_drawn_together():

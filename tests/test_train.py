@@ -1,6 +1,7 @@
 """One cell's training: it learns, keeps what it says it keeps, and survives being cut off."""
 
 import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -22,14 +23,14 @@ from tiny import thin_resnet, tiny_config
 import cityseg.evaluate
 from cityseg import losses as losses_room
 from cityseg import train as room
-from cityseg.cell import Cell, Epoch, read_confusion, read_epochs
+from cityseg.cell import Cell, Epoch, read_confusion, read_epochs, write_epochs
 from cityseg.checkpoint import load_network, weights_epoch
 from cityseg.config import Config, Resources
 from cityseg.confusion import counts_of_one
 from cityseg.data import Frame, index, read_frame, read_target
 from cityseg.errors import InputError, TrainingError
 from cityseg.evaluate import Evaluation, evaluate
-from cityseg.inputs import normalise, resized
+from cityseg.inputs import TrainBatch, normalise, resized
 from cityseg.labels import TRAIN_ID_OF_LABEL_ID
 from cityseg.metrics import mean_iou
 from cityseg.samples import EpochBatches, val_loader
@@ -41,6 +42,13 @@ STEPS = 4
 
 CONFIG = tiny_config(model={"dropout": 0.2, "decoder_width": 0.5}, train={"lr": 3e-3, "epochs": 2})
 """With dropout, so that torch's own draws matter too."""
+
+HASTY: dict[str, Any] = {
+    "model": {"decoder_width": 0.5},
+    "train": {"lr": 10, "epochs": 4, "ema_decay": 0.5},
+}
+"""A rate that ruins the network, so that an early epoch stays the best; what is scored is an
+average, not the network that is trained."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -634,13 +642,62 @@ def test_steps_that_wait_for_samples_are_told_of(
     clock = [0.0]
     monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
 
-    def slow() -> Iterator[int]:
-        for batch in range(4):
-            clock[0] += seconds
-            yield batch
-
-    arrivals = room._Arrivals(slow())  # type: ignore[arg-type] # numbers do for batches
+    arrivals = room._Arrivals(batches_after(seconds, clock))
     for _ in arrivals:
         clock[0] += 1.0
     arrivals.complain(epoch=3)
     assert ("33 % of the training time" in caplog.text) is said
+
+
+def batches_after(seconds: float, clock: list[float]) -> Iterator[TrainBatch]:
+    """Four batches of two, each of which takes a worker 0.4 s and comes after `seconds`."""
+    image, target = torch.zeros((2, 3, 4, 4), dtype=torch.uint8), torch.zeros((2, 4, 4)).byte()
+    for _ in range(4):
+        clock[0] += seconds
+        yield TrainBatch(image, target, made_s=0.4)
+
+
+def test_the_loaders_rate_is_told_beside_the_steps(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A worker makes 5 samples a second, three of them 15; a step of 2 takes a second."""
+    clock = [0.0]
+    monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
+    caplog.set_level("INFO")
+    arrivals = room._Arrivals(batches_after(0.25, clock))
+    for _ in arrivals:
+        clock[0] += 1.0
+    arrivals.tell(processes=3)
+    assert "up to 15 samples/s from 3 process(es); steps: 2/s" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def peaked(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    """A cell whose best epoch is neither its last nor one that is a multiple of three."""
+    cell = Cell(tmp_path_factory.mktemp("peaked"))
+    list(start(cell.folder, tiny_config(**HASTY)))
+    assert read_confusion(cell.confusion).best.epoch in (1, 2)
+    return cell
+
+
+@pytest.mark.parametrize("stop_after", [2, 4])
+def test_full_resolution_now_and_then_ends_in_the_same_scores(
+    stop_after: int, peaked: Cell, start: Start, tmp_path: Path
+):
+    """Stopped between two epochs, or after the last (4) before the cell was done."""
+    cell, config = Cell(tmp_path / "cell"), tiny_config(**HASTY, evaluate={"full_every": 3})
+    training = start(cell.folder, config)
+    for _ in range(stop_after):
+        next(training)
+    training.close()
+    list(start(cell.folder, config))
+    best = read_confusion(peaked.confusion).best.epoch
+    whole = read_epochs(peaked.epochs)
+    ours = read_epochs(cell.epochs)
+    assert [e.epoch for e in ours if not math.isnan(e.miou_full)] == sorted({best, 3, 4})
+    filled = [
+        dataclasses.replace(e, miou_full=w.miou_full) if math.isnan(e.miou_full) else e
+        for e, w in zip(ours, whole, strict=True)
+    ]
+    write_epochs(cell.epochs, filled)
+    assert_same_result(cell, peaked)
