@@ -1,6 +1,10 @@
 """Saving and loading: a training's full state, and a network's weights."""
 
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,29 @@ from cityseg.model import UNREADABLE, UNet, check_weights, network, read_weights
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace a state file atomically; `state` holds tensors and plain data only."""
-    with atomic.replacing(path) as temporary:
-        torch.save(state, temporary)
+    """Replace a state file atomically; `state` holds tensors and plain data only.
+
+    Raises:
+        DiskError: it cannot be written; the old one is still there.
+    """
+    with atomic.replacing(path) as temporary, _disk_errors(), temporary.open("wb") as file:
+        torch.save(state, file)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """torch and safetensors tell of a full disk by errors of their own: raise the system's."""
+    try:
+        yield
+    except RuntimeError as error:  # raised while the writer was tidied up after the system's error
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    except safetensors.SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+        raise
 
 
 def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
@@ -38,10 +62,14 @@ def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def save_weights(path: Path, model: UNet, config: Config, epoch: int) -> None:
-    """Write a network's weights, with the configuration that builds it, as safetensors."""
+    """Write a network's weights, with the configuration that builds it, as safetensors.
+
+    Raises:
+        DiskError: they cannot be written; the old ones are still there.
+    """
     metadata = {"config": config.model_dump_json(), "epoch": str(epoch)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic.replacing(path) as temporary:
+    with atomic.replacing(path) as temporary, _disk_errors():
         safetensors.torch.save_file(tensors, temporary, metadata)
 
 

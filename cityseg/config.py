@@ -420,6 +420,8 @@ class Resources(Section):
     """Host memory of one trial, in GB; by default estimated from the model."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that load data; by default one less than the trial's CPUs on a GPU, else none."""
+    worker_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """Seconds that a batch is waited for, until the process that loads it counts as hung."""
     cache_dir: Path | None = None
     """Folder of the decoded frames, on a local disk; by default $CITYSEG_CACHE, else the user's
     cache folder."""

@@ -1,8 +1,11 @@
-"""The two errors that a user can meet, and how a command ends with them."""
+"""The errors that a user can meet, and how a command ends with them, or by a signal."""
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Final
 
 INTERRUPTED: Final = 130
@@ -29,20 +32,57 @@ class TrainingError(RuntimeError):
     """A training that cannot go on and would fail again if retried, such as a non-finite loss."""
 
 
+class TransientError(RuntimeError):
+    """Something of the machine's that may pass: tried again, a training goes on from where it was.
+
+    Such as a process that loads data and hangs.
+    """
+
+
+class DiskError(TransientError, OSError):
+    """A file cannot be written: the disk is full, gone, or may not be written to (any more)."""
+
+
+@contextlib.contextmanager
+def terminations_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what runs in good order, as Ctrl-C does.
+
+    Those that the caller has ignored stay ignored: under `nohup` a closed terminal ends nothing.
+    """
+
+    def interrupt(_: int, frame: types.FrameType | None) -> None:
+        ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(ctrl_c):  # a shell's background jobs ignore SIGINT, but not this
+            raise KeyboardInterrupt
+        ctrl_c(signal.SIGINT, frame)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = {number: now for number, now in before.items() if now != signal.SIG_IGN}
+    for number in heard:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
 def user_command(main: Callable[[], int]) -> Callable[[], int]:
     """Decorate a command: a user's mistake gives one line and exit code 2, never a traceback.
 
-    So does Ctrl-C, with its own code. A programmer's mistake keeps its traceback.
+    So does a fault of the machine's, with 1, and Ctrl-C, SIGTERM or SIGHUP, with 130. A
+    programmer's mistake keeps its traceback.
     """
 
     @functools.wraps(main)
     def command() -> int:
         try:
-            return main()
+            with terminations_as_ctrl_c():
+                return main()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except TrainingError as error:
+        except (TrainingError, TransientError) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
