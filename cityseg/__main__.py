@@ -4,6 +4,7 @@ What needs torch is imported by the commands that need it, so that the others st
 so do the processes that read files.
 """
 
+import functools
 import json as json_format
 import logging
 import math
@@ -17,13 +18,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cityseg import commandline
 from cityseg.commands.evaluate import Evaluate
+from cityseg.commands.export import Export
 from cityseg.commands.pictures import Predict, Submit
 from cityseg.data import Frame, Split, index, resolve_root
-from cityseg.errors import INTERRUPTED, InputError, user_command
+from cityseg.errors import INTERRUPTED, InputError, printable, user_command
 
 if TYPE_CHECKING:
     from cityseg.cell import Cell, Epoch
+    from cityseg.config import Folds
+    from cityseg.folds import FoldsFile
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,16 @@ class Train:
         """Train until done, with a line for every epoch."""
         from cityseg.cell import Cell
         from cityseg.folds import write_folds
-        from cityseg.plan import plan_folds, resolve
+        from cityseg.plan import check_data, examine, plan_folds, resolve
         from cityseg.train import train_cell, use_device
 
         words = (*_cache_words(self.cache_dir), *self.settings)
         plan = resolve(self.config, self.data, self.folds, self.grouping, self.seed, words)
         print(plan.describe_data(), flush=True)
-        folds = plan_folds(plan, self.folds_file)
+        examined = functools.cache(lambda: examine(plan, decode=True))
+        folds = plan_folds(plan, self.folds_file, lambda _: examined())
         train, val = folds.split(plan.frames, self.fold)
+        check_data(plan, folds, examined())
         cell = Cell(self.out or Path("results") / f"cell-{plan.source.stem}-f{self.fold}")
         was_done = cell.status() == "done"
         device = use_device(plan.config.resources)
@@ -80,21 +87,33 @@ class Train:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a data set: names, pairs, sizes, modes and label ids of all its files."""
+    """Check a data set: names, pairs, sizes, modes and labels of all its files, and its folds."""
 
     data: Path | None = None
     """Root of the data set; by default $CITYSCAPES_DATASET."""
     split: str | None = None
     """Splits to check, such as train,val; by default train, and val if it is there."""
+    folds: int | None = None
+    """Into how many folds the train split is to be cut."""
+    grouping: Literal["frames", "cities"] | None = None
+    """frames: shuffled, as in the paper. cities: no city on both sides."""
+    seed: int | None = None
+    """Of the split."""
+    folds_file: Path | None = None
+    """A folds.json to split by."""
 
     def run(self) -> int:
-        """Print counts a city and every problem; exit code 1 if there is one."""
+        """Print counts a city and every problem; exit code 1 if one is more than a warning."""
         from cityseg.verify import verify
 
         root = resolve_root(self.data)
         if root is None:
             raise InputError("no data set", remedy="give its root by --data or CITYSCAPES_DATASET")
-        reports = [verify(root, split) for split in self._splits(root)]
+        folds = self._folds()
+        reports = [
+            verify(root, split, folds=folds if split == "train" else None)
+            for split in self._splits(root)
+        ]
         table = Table("split", "city", "frames", title=str(root))
         for report in reports:
             for city, count in report.counts.items():
@@ -103,9 +122,20 @@ class Verify:
         Console().print(table)
         problems = [problem for report in reports for problem in report.problems]
         for problem in problems:
-            print(f"{problem.path}: {problem.what}")
-        print(f"{len(problems)} problems" if problems else "nothing wrong")
-        return 1 if problems else 0
+            print(printable(str(problem)))
+        grave = sum(problem.grave for problem in problems)
+        warnings = f", {len(problems) - grave} warnings" if len(problems) > grave else ""
+        print(f"{grave or 'no'} problems{warnings}" if problems else "nothing wrong")
+        return 1 if grave else 0
+
+    def _folds(self) -> "Folds | FoldsFile":
+        from cityseg.config import Folds, validate
+        from cityseg.folds import read_folds
+
+        if self.folds_file is not None:
+            return read_folds(self.folds_file)
+        given = {"count": self.folds, "grouping": self.grouping, "seed": self.seed}
+        return validate(Folds, {k: v for k, v in given.items() if v is not None}, "folds")
 
     def _splits(self, root: Path) -> list[Split]:
         if self.split is None:
@@ -160,14 +190,21 @@ class Prepare:
 
     def run(self) -> int:
         """Build it, or say that it is there."""
+        from cityseg import findings
         from cityseg.cache import ensure
         from cityseg.config import City
         from cityseg.minicity import ensure as ensure_city
+        from cityseg.verify import check, refuse
 
         root = resolve_root(self.data) or ensure_city(City())
         frames = index(root, "train")
         started = time.perf_counter()
         cache = ensure(frames, self.cache_dir, self.processes)
+        problems = check(root, frames, findings.examine(frames, self.processes))
+        for problem in problems:
+            if not problem.grave:
+                print(printable(str(problem)), file=sys.stderr)
+        refuse(root, problems)
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in cache.folder.iterdir()) / 1e9
         print(f"{len(frames)} frames in {cache.folder}, {size:.2f} GB, after {seconds:.1f} s")
@@ -202,8 +239,8 @@ def _result_line(cell: "Cell", was_done: bool) -> str:
 def main() -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    command = tyro.cli(
-        Train | Evaluate | Predict | Submit | Verify | Prepare,
+    command: Train | Evaluate | Predict | Submit | Export | Verify | Prepare = commandline.read(
+        Train | Evaluate | Predict | Submit | Export | Verify | Prepare,
         prog="cityseg",
         description="Street-scene segmentation: train one cell, evaluate, predict, and so on.",
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -6,7 +6,8 @@
 
 At full resolution: the random scale of the augmentation starts from there, so that a sample from
 the cache is the sample from the PNG files, to the bit. KEY is a hash of all names, sizes and times
-of change, so a changed data set is another cache. A folder under its final name is whole.
+of change, so a changed data set is another cache. A folder under its final name is whole. What
+reading the frames tells is remembered on the way (cityseg.findings).
 """
 
 import functools
@@ -24,10 +25,11 @@ import filelock
 import numpy as np
 from jaxtyping import UInt8
 
-from cityseg import atomic, parallel
+from cityseg import atomic, findings, parallel
 from cityseg.config import Config
 from cityseg.data import Frame, cache_folder, image_size, read_frame
 from cityseg.errors import InputError
+from cityseg.labels import TRAIN_ID_OF_LABEL_ID
 
 VERSION: Final = 1
 """Of the format; another one is another cache."""
@@ -173,7 +175,11 @@ def _open(home: Path, key: str) -> FrameCache | None:
 
 def _build(frames: Sequence[Frame], home: Path, key: str, processes: int | None) -> FrameCache:
     """Decode all frames into a folder beside `home`, which then takes its name."""
-    places = _places(frames)
+    try:
+        places = _places(frames)
+    except InputError:  # which may not be the only one
+        findings.refuse_broken(findings.examine(frames, processes))
+        raise
     _check_room(home.parent, places)
     unfinished = home.with_name(f".{home.name}.unfinished")
     for leftover in (unfinished, home):  # of a killed build; a damaged cache
@@ -212,22 +218,28 @@ def _fill(
         with file.open("wb") as empty:
             os.posix_fallocate(empty.fileno(), 0, channels * pixels)  # a full disk shows here
     work = [(frame, places[frame.name], folder) for frame in frames]
-    for _ in parallel.each(_decode, work, "decoding", processes):
-        pass
+    stamps = findings.stamps_of(frames)
+    found = list(parallel.each(_decode, work, "decoding", processes))
+    findings.remember(frames, found, stamps)
+    findings.refuse_broken(found)
     for file in _files_of(folder):
         atomic.sync(file)
 
 
-def _decode(work: tuple[Frame, Place, Path]) -> None:
+def _decode(work: tuple[Frame, Place, Path]) -> findings.Finding:
     """Write one frame into its place. Not through a map: there a full disk kills the process."""
     frame, place, folder = work
-    image, target = read_frame(frame)
+    sight = findings.look(frame)
+    if sight.image is None or sight.label_ids is None:
+        return sight.finding
+    image, target = sight.image, TRAIN_ID_OF_LABEL_ID[sight.label_ids]
     if target.shape != (place.height, place.width):
         raise InputError(f"frame {frame.name} changed while it was read")
     for file, pixels in zip(_files_of(folder), (image, target), strict=True):
         with file.open("r+b") as opened:
             opened.seek(place.start * pixels.size // place.pixels)
             opened.write(np.ascontiguousarray(pixels).data)
+    return sight.finding
 
 
 def _places(frames: Sequence[Frame]) -> dict[str, Place]:

@@ -1,6 +1,10 @@
 """Saving and loading: a training's full state, and a network's weights."""
 
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +15,41 @@ import torch
 from cityseg import atomic
 from cityseg.config import Config, parse
 from cityseg.errors import InputError
-from cityseg.model import UNREADABLE, UNet, check_weights, network, read_weights
+from cityseg.model import (
+    UNREADABLE,
+    UNet,
+    check_weights,
+    network,
+    read_weights,
+    refuse_pickle,
+    why_unreadable,
+)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace a state file atomically; `state` holds tensors and plain data only."""
-    with atomic.replacing(path) as temporary:
-        torch.save(state, temporary)
+    """Replace a state file atomically; `state` holds tensors and plain data only.
+
+    Raises:
+        DiskError: it cannot be written; the old one is still there.
+    """
+    with atomic.replacing(path) as temporary, _disk_errors(), temporary.open("wb") as file:
+        torch.save(state, file)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """torch and safetensors tell of a full disk by errors of their own: raise the system's."""
+    try:
+        yield
+    except RuntimeError as error:  # raised while the writer was tidied up after the system's error
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    except safetensors.SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+        raise
 
 
 def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
@@ -30,7 +62,7 @@ def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
+        reason = why_unreadable(error)
         raise InputError(f"cannot go on from {path}", got=reason, remedy=remedy) from None
     if not isinstance(state, dict) or not keys <= state.keys():
         raise InputError(f"cannot go on from {path}", got="no state of ours", remedy=remedy)
@@ -38,10 +70,14 @@ def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def save_weights(path: Path, model: UNet, config: Config, epoch: int) -> None:
-    """Write a network's weights, with the configuration that builds it, as safetensors."""
+    """Write a network's weights, with the configuration that builds it, as safetensors.
+
+    Raises:
+        DiskError: they cannot be written; the old ones are still there.
+    """
     metadata = {"config": config.model_dump_json(), "epoch": str(epoch)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic.replacing(path) as temporary:
+    with atomic.replacing(path) as temporary, _disk_errors():
         safetensors.torch.save_file(tensors, temporary, metadata)
 
 
@@ -77,6 +113,7 @@ def _parse_json(text: str, source: str) -> Config:
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
+        refuse_pickle(path)
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cityseg import plainyaml
 from cityseg.errors import InputError
 
 STUDY_SECTION: Final = "search"
@@ -20,6 +21,11 @@ STUDY_SECTION: Final = "search"
 
 NO_BATCH: Final = ("group", "frozen")
 """Normalisations whose statistics are not the batch's."""
+MOST_BYTES: Final = 16 * 2**20
+"""Of a file of settings; a study's record with thousands of rows is one."""
+PROBLEMS_SHOWN: Final = 20
+LONGEST_SHOWN: Final = 100
+"""Characters of a value, or of an unknown key, in a message."""
 NO_NUMBER: Final = {"resources": True, "data": {"cache"}, "evaluate": {"full_every"}}
 """Settings that decide what a result costs, or when it is known, but not what it is."""
 
@@ -28,6 +34,12 @@ Pixels = Annotated[int, Field(ge=32, le=16384)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=100)]
 Factor = Annotated[float, Field(ge=0.1, le=10)]
+
+
+def _is_a_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("resources.cache_dir: got a path with a zero byte, expected one without")
+    return path
 
 
 class Section(BaseModel):
@@ -272,7 +284,7 @@ class Train(Section):
     training, after every step; another number of epochs is then another schedule."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """ReduceLROnPlateau, on the validation loss."""
-    plateau_patience: Annotated[int, Field(ge=0)] = 2
+    plateau_patience: Annotated[int, Field(ge=0, le=100_000)] = 2
     """Epochs without a better validation loss before the rate falls."""
     poly_power: Annotated[float, Field(gt=0, le=10)] = 0.9
     """poly: the rate falls as (1 - t)^power of the time t, from 0 to 1."""
@@ -414,13 +426,15 @@ class Resources(Section):
 
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of a GPU for one trial, where there are GPUs: 0.5 packs two onto one."""
-    cpus_per_trial: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_trial: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of one trial; by default all cores shared evenly by the trials at one time."""
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Host memory of one trial, in GB; by default estimated from the model."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that load data; by default one less than the trial's CPUs on a GPU, else none."""
-    cache_dir: Path | None = None
+    worker_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """Seconds that a batch is waited for, until the process that loads it counts as hung."""
+    cache_dir: Annotated[Path, AfterValidator(_is_a_path)] | None = None
     """Folder of the decoded frames, on a local disk; by default $CITYSEG_CACHE, else the user's
     cache folder."""
 
@@ -554,8 +568,11 @@ def validate(section: type[Settings], settings: dict[str, Any], source: str) -> 
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        problems = "; ".join(_problem(entry, section) for entry in error.errors())
-        raise InputError(f"{source}: {problems}") from None
+        entries = error.errors(include_url=False)
+        problems = [_problem(entry, section) for entry in entries[:PROBLEMS_SHOWN]]
+        more = len(entries) - len(problems)
+        problems += [f"and {more} more"] if more else []
+        raise InputError(f"{source}: {'; '.join(problems)}") from None
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
@@ -571,14 +588,23 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping, read with PyYAML's safe loader."""
+    """A YAML file whose top level is a mapping; nothing in it is run, and no key stands twice.
+
+    Raises:
+        InputError: it cannot be read or is no such file.
+    """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(f"{path} is no file of settings", got=f"more than {MOST_BYTES} bytes")
+        settings = plainyaml.load(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror) from None
-    except (yaml.YAMLError, ValueError) as error:  # also UnicodeDecodeError, or the date 2001-99-99
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a YAML file", got=reason) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a YAML file", got="bytes that are no text") from None
+    except plainyaml.DocumentError as error:
+        raise InputError(f"{path} is no file of settings: {error}") from None
     if not isinstance(settings, dict):
         raise InputError(str(path), got=_kind(settings), expected="a mapping of settings")
     odd = [key for key in settings if not isinstance(key, str)]
@@ -590,11 +616,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _override(settings: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
-        raise InputError("setting", got=repr(word), expected="KEY=VALUE, such as train.lr=3e-4")
+        raise InputError("setting", got=shown(word), expected="KEY=VALUE, such as train.lr=3e-4")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"setting {key}", got=repr(text), expected="a YAML value") from None
+        value = plainyaml.load(text)
+    except plainyaml.DocumentError:
+        raise InputError(f"setting {key}", got=shown(text), expected="a YAML value") from None
     *sections, leaf = key.split(".")
     for section in sections:
         inner = settings.get(section)
@@ -604,7 +630,7 @@ def _override(settings: dict[str, Any], word: str) -> None:
 
 def _problem(entry: Any, section: type[Section]) -> str:
     """One pydantic error as `key: what (got ...)`, with the nearest key where one is unknown."""
-    key = ".".join(str(part) for part in entry["loc"])
+    key = ".".join(str(part) for part in entry["loc"])[:LONGEST_SHOWN]
     if entry["type"] == "extra_forbidden":
         known = [*_known_keys(section), *([STUDY_SECTION] if section is Config else [])]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -617,7 +643,16 @@ def _problem(entry: Any, section: type[Section]) -> str:
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] == "value_error":  # of settings that contradict each other
         return message
-    return f"{key}: got {entry['input']!r}, expected: {message}"
+    return f"{key}: got {shown(entry['input'])}, expected: {message}"
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: its first characters, if it is a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:

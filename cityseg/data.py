@@ -6,6 +6,8 @@ Layout: `{root}/{leftImg8bit|gtFine}/{split}/{city}/{city}_{seq}_{frame}_{suffix
 import hashlib
 import os
 import re
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,18 @@ IMAGE_SUFFIX: Final = "_leftImg8bit.png"
 LABEL_SUFFIX: Final = "_gtFine_labelIds.png"
 NAME: Final = re.compile(r"(?P<city>.+?)_(?P<sequence>\d{6})_(?P<frame>\d{6})")
 """The part of a file name that identifies a frame."""
+
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+PNG_CHANGED: Final = ((16, 2), (2, 0), (4, 0))
+"""Bits a channel and colour type (2: RGB, 0: grey; PNG specification, 11.2.2) of which Pillow drops
+8 bits, or which it scales up, labels included, and calls RGB and L all the same."""
+SIGNATURES: Final = {
+    b"\xff\xd8\xff": "a JPEG file", b"GIF8": "a GIF file", b"BM": "a BMP file",
+    b"II*\0": "a TIFF file", b"MM\0*": "a TIFF file", b"RIFF": "a WebP file",
+    b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
+    b"<": "a web page", b"%!": "a PostScript file", b"%PDF": "a PDF file",
+}  # fmt: skip
+"""First bytes of what lies about under a name that ends in .png."""
 
 SYNTHETIC_MARK: Final = "SYNTHETIC.json"
 """File in the root of an embedded (generated) data set; its presence marks every table made."""
@@ -122,7 +136,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: the file is no picture.
     """
-    with _decoding(path) as image:
+    with _decoding(path, "PNG") as image:
         return image.height, image.width
 
 
@@ -174,23 +188,26 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         InputError: the file cannot be decoded or is not of 8 bits a channel.
     """
-    with _decoding(path) as image:
+    with _decoding(path, "PNG", "JPEG") as image:
         if image.mode.startswith(("I", "F")):
             raise InputError(f"{path}", got=f"image mode {image.mode}", expected="8 bits a channel")
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _read(path: Path, *modes: str) -> np.ndarray:
-    with _decoding(path) as image:
+    _check_sums(path)
+    with _decoding(path, "PNG") as image:
         if image.mode not in modes:
             raise InputError(f"{path}", got=f"image mode {image.mode}", expected=" or ".join(modes))
         return np.array(image)
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[Image.Image]:
+def _decoding(path: Path, *formats: str) -> Iterator[Image.Image]:
+    """Open a picture of one of these formats; no other decoder ever sees the file."""
     try:
-        with Image.open(path) as image:
+        _check_header(path, *formats)
+        with Image.open(path, formats=formats) as image:
             yield image
     except InputError:
         raise
@@ -199,12 +216,69 @@ def _decoding(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"cannot decode {path}", got=str(error)) from None
 
 
+def _check_header(path: Path, *formats: str) -> None:
+    """Refuse a PNG whose pixels Pillow would quietly turn into others, or fill the memory with."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    if not head.startswith(PNG_SIGNATURE):
+        if formats != ("PNG",):
+            return
+        kind = next((kind for start, kind in SIGNATURES.items() if head.startswith(start)), None)
+        raise InputError(f"cannot decode {path}", got=kind or "no picture", expected="a PNG file")
+    if len(head) < 26:
+        raise InputError(f"cannot decode {path}", got="the beginning of a PNG file, and no more")
+    width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
+    if (bits, colour) in PNG_CHANGED:
+        raise InputError(f"{path}", got=f"{bits} bits a channel", expected="8")
+    if width * height > (Image.MAX_IMAGE_PIXELS or 0):
+        raise InputError(f"{path}", got=f"{width}x{height} pixels", expected="a street scene's")
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a PNG file that is not as it was written: Pillow looks at no checksum of pixels.
+
+    A file whose end a crash left as zeros would be read without complaint, as something else.
+    """
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError:  # is told when it is opened
+        return
+    start = len(PNG_SIGNATURE)
+    while content[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        if end > len(content):
+            raise InputError(f"cannot decode {path}", got="a PNG file that is cut short")
+        if zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
+            raise InputError(
+                f"cannot decode {path}", got="other bytes than were written (a checksum is wrong)"
+            )
+        if content[start + 4 : start + 8] == b"IEND":
+            return
+        start = end
+
+
 def resolve_root(given: Path | None) -> Path | None:
-    """The data set's root: as given, else by `CITYSCAPES_DATASET`, else None (embedded city)."""
+    """The data set's root: as given, else by `CITYSCAPES_DATASET`, else None (embedded city).
+
+    Raises:
+        InputError: a path that leads nowhere.
+    """
     if given is not None:
-        return given.expanduser().resolve()
+        return resolved(given)
     official = os.environ.get("CITYSCAPES_DATASET")
-    return Path(official).expanduser().resolve() if official else None
+    return resolved(Path(official)) if official else None
+
+
+def resolved(path: Path) -> Path:
+    """The path from the file system's root, links and a leading `~` followed.
+
+    Raises:
+        InputError: a link to itself, or the home of nobody.
+    """
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"no such path {path}", got=error) from None
 
 
 def cache_folder() -> Path:

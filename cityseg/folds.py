@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import Field, ValidationError
 
-from cityseg import atomic, parallel
-from cityseg.config import Section
-from cityseg.data import Frame, read_target
+from cityseg import atomic
+from cityseg.config import LONGEST_SHOWN, Section, shown
+from cityseg.data import Frame
 from cityseg.errors import InputError
-from cityseg.labels import IGNORE, NUM_CLASSES
+from cityseg.findings import Finding, examine, refuse_broken
+from cityseg.labels import NUM_CLASSES
 
 CANDIDATES: Final = 500
 """Seeded assignments of cities to folds that are compared."""
@@ -63,22 +64,26 @@ class FoldsFile(Section):
 
 
 def make_folds(
-    frames: list[Frame], count: int, grouping: Literal["frames", "cities"], seed: int
+    frames: list[Frame],
+    count: int,
+    grouping: Literal["frames", "cities"],
+    seed: int,
+    examine: Callable[[list[Frame]], list[Finding]] = examine,
 ) -> FoldsFile:
     """Split frames into `count` folds.
 
     frames: a seeded shuffle (scikit-learn's KFold), the paper's; neighbouring frames of one city
     then stand on both sides. cities: whole cities, balanced in frames, and with every class in
-    every fold where the data allow it; reads all labels.
+    every fold where the data allow it; for these, `examine` reads all frames.
 
     Raises:
-        InputError: fewer frames, or cities, than folds.
+        InputError: fewer frames, or cities, than folds; a frame that cannot be read.
     """
     groups = len({frame.city for frame in frames}) if grouping == "cities" else len(frames)
     if groups < count:
         raise InputError(f"cannot make {count} folds", got=f"{groups} {grouping}")
     if grouping == "cities":
-        folds = _group_cities(frames, count, seed)
+        folds = _group_cities(frames, examine(frames), count, seed)
     else:
         from sklearn.model_selection import KFold  # a second to import: not where folds are read
 
@@ -88,26 +93,23 @@ def make_folds(
     return made.model_copy(update={"hash": made.content_hash()})
 
 
-def _group_cities(frames: list[Frame], count: int, seed: int) -> list[list[str]]:
-    fold_of = assign_cities(
-        Counter(frame.city for frame in frames), _classes_of_cities(frames), count, seed
-    )
+def _group_cities(
+    frames: list[Frame], found: list[Finding], count: int, seed: int
+) -> list[list[str]]:
+    refuse_broken(found)
+    classes = _classes_of_cities(frames, found)
+    fold_of = assign_cities(Counter(frame.city for frame in frames), classes, count, seed)
     return [[frame.name for frame in frames if fold_of[frame.city] == k] for k in range(count)]
 
 
-def _classes_of_cities(frames: list[Frame]) -> dict[str, Bool[np.ndarray, "19"]]:
+def _classes_of_cities(
+    frames: list[Frame], found: list[Finding]
+) -> dict[str, Bool[np.ndarray, "19"]]:
     """Which classes occur in each city's labels."""
     occurs = {frame.city: np.zeros(NUM_CLASSES, bool) for frame in frames}
-    found = parallel.each(_classes_of_label, [frame.label for frame in frames], "reading labels")
-    for frame, classes in zip(frames, found, strict=True):
-        occurs[frame.city] |= classes
+    for frame, finding in zip(frames, found, strict=True):
+        occurs[frame.city] |= finding.classes()
     return occurs
-
-
-def _classes_of_label(label: Path) -> Bool[np.ndarray, "19"]:
-    """Which classes occur in a label map."""
-    counts = np.bincount(read_target(label).ravel(), minlength=IGNORE + 1)
-    return counts[:NUM_CLASSES] > 0
 
 
 def assign_cities(
@@ -185,12 +187,10 @@ def read_folds(path: Path) -> FoldsFile:
         InputError: unreadable, of another form, or its hash does not fit its folds.
     """
     try:
-        folds = FoldsFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}", got=error.strerror) from None
+        folds = FoldsFile.model_validate(read_object(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])[:LONGEST_SHOWN]
         raise InputError(f"{path}: {key or 'content'}", got=first["msg"]) from None
     if folds.hash not in (None, folds.content_hash()):
         raise InputError(
@@ -200,6 +200,30 @@ def read_folds(path: Path) -> FoldsFile:
             remedy="restore it, or start a new study with --folds-file and the hash taken out",
         )
     return folds.model_copy(update={"hash": folds.content_hash()})
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """A JSON file that holds one object, in which no key stands twice.
+
+    Raises:
+        InputError: it cannot be read or is none.
+    """
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise InputError(f"cannot read {path}", got=error.strerror) from None
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text
+        raise InputError(f"{path}: content", got=f"Invalid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: content", got=shown(content), expected="an object")
+    return content
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+    if repeated:
+        raise ValueError(f"the key {shown(repeated[0])} stands twice")
+    return dict(pairs)
 
 
 def check_folds(folds: FoldsFile, frames: list[Frame], source: str) -> None:

@@ -3,7 +3,8 @@
 Read `build_unet` for the architecture and `UNet.forward` for the order of things.
 """
 
-import pickle
+import pickle  # nosec B403 # for the name of an error; nothing is loaded by it
+import struct
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
@@ -40,7 +41,7 @@ Part = Callable[[int, int], nn.Module]
 
 UNREADABLE: Final = (
     OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, EOFError,
-    pickle.UnpicklingError, safetensors.SafetensorError,
+    pickle.UnpicklingError, safetensors.SafetensorError, struct.error, OverflowError,
 )  # fmt: skip
 """What the loaders raise on a file that is damaged, foreign, or no file of weights at all."""
 
@@ -352,19 +353,41 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
+            refuse_pickle(path)
             return safetensors.torch.load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"cannot read weights from {path}", got=reason) from None
+        raise InputError(f"cannot read weights from {path}", got=why_unreadable(error)) from None
     tensors = isinstance(weights, dict) and all(isinstance(v, Tensor) for v in weights.values())
     if not tensors:
         raise InputError(f"{path}", got=type(weights).__name__, expected="a dict of tensors")
     return weights
 
 
+def refuse_pickle(path: Path) -> None:
+    """Refuse what is named .safetensors and is a pickle, plain or in PyTorch's archive.
+
+    Raises:
+        InputError: it is one.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        raise InputError(f"{path}", got="a pickle (a .pt or .pth file)", expected="safetensors")
+
+
+def why_unreadable(error: Exception) -> str:
+    """The first line of a loader's complaint, without PyTorch's advice to trust the file."""
+    if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
+        return "a pickle of more than tensors and plain data, which could run code"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
-    """Refuse weights whose names or shapes are not the expected ones."""
+    """Refuse weights whose names or shapes are not the expected ones, or that hold a NaN."""
     missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
     unknown = [k for k in weights if k not in expected]
     if missing or unknown:
@@ -376,6 +399,8 @@ def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], sourc
         if tensor.shape != expected[name].shape:
             shapes = (tuple(tensor.shape), tuple(expected[name].shape))
             raise InputError(f"{source}: shape of {name}", got=shapes[0], expected=str(shapes[1]))
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{source}: values of {name}", got="NaN or inf", expected="numbers")
 
 
 def encoder_channels(backbone: resnet.ResNet) -> list[int]:

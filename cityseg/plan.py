@@ -1,15 +1,22 @@
 """From what was typed to what will be trained: configuration, data set and folds."""
 
+import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cityseg import minicity
+from cityseg import findings, minicity
+from cityseg.cache import frame_reader
 from cityseg.config import STUDY_SECTION, Config, Train, override, parse, read_settings, shipped
 from cityseg.data import Frame, Kind, index, kind, resolve_root
 from cityseg.errors import InputError
+from cityseg.findings import Finding
 from cityseg.folds import FoldsFile, check_folds, make_folds, read_folds
+from cityseg.verify import check, check_split, refuse
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,15 +86,54 @@ def _as_mapping(search: object, source: Path) -> dict[str, Any]:
     return search
 
 
-def plan_folds(plan: Plan, folds_file: Path | None) -> FoldsFile:
+def examine(plan: Plan, decode: bool) -> list[Finding]:
+    """What reading the plan's frames tells; what is known of files as they are is not read again.
+
+    Args:
+        plan: its frames are read.
+        decode: frames that must be read are decoded into the cache on the way, if they are to be.
+
+    Raises:
+        InputError: frames that cannot be decoded, or no room for the cache.
+    """
+    if decode and None in findings.recall(plan.frames).values():
+        frame_reader(plan.frames, plan.config)
+    return findings.examine(plan.frames)
+
+
+def check_data(plan: Plan, folds: FoldsFile, found: list[Finding]) -> None:
+    """Warn of all that is odd about the plan's data, and refuse what is wrong.
+
+    Raises:
+        InputError: with the first of what is wrong, and how much more there is.
+    """
+    problems = check(plan.root, plan.frames, found)
+    problems += check_split(plan.root, plan.frames, found, folds)
+    for problem in problems:
+        if not problem.grave:
+            log.warning("%s", problem)
+    refuse(plan.root, problems)
+
+
+def plan_folds(
+    plan: Plan,
+    folds_file: Path | None,
+    examine: Callable[[list[Frame]], list[Finding]] = findings.examine,
+) -> FoldsFile:
     """The split of the plan's frames: one's own, or made as the configuration says.
+
+    Args:
+        plan: configuration and frames.
+        folds_file: one's own split.
+        examine: reads all frames, for folds of cities.
 
     Raises:
         InputError: the file does not fit the data or the number of folds, or too few frames.
     """
     wanted = plan.config.folds
     if folds_file is None:
-        folds = make_folds(plan.frames, wanted.count, wanted.grouping, plan.config.fold_seed)
+        seed = plan.config.fold_seed
+        folds = make_folds(plan.frames, wanted.count, wanted.grouping, seed, examine)
     else:
         folds = read_folds(folds_file)
         check_folds(folds, plan.frames, str(folds_file))

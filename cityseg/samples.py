@@ -1,5 +1,6 @@
 """Samples and batches for the network, each a pure function of (seed, epoch, position)."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from cityseg.cache import Reader
 from cityseg.census import Census
 from cityseg.config import Config
 from cityseg.data import Frame, read_frame
-from cityseg.errors import InputError
+from cityseg.errors import InputError, TransientError
 from cityseg.inputs import TrainBatch, ValBatch, resized
 
 SHUFFLE_STREAM: Final = 2**32 - 1
@@ -32,6 +33,8 @@ class Loader(Generic[Batch]):
     """Batches, pass after pass; an input error in a worker arrives as it was raised."""
 
     source: DataLoader[Any]
+    names: Callable[[int], list[str]]
+    """Of the frames in a batch, counted from 0 in this pass."""
 
     @property
     def processes(self) -> int:
@@ -39,11 +42,36 @@ class Loader(Generic[Batch]):
         return max(1, self.source.num_workers)
 
     def __iter__(self) -> Iterator[Batch]:
+        arrived = 0
         try:
-            yield from self.source
+            for batch in self.source:
+                yield batch
+                arrived += 1
         except InputError as error:
             # torch raises the worker's whole traceback as the message of a new error
             raise InputError(str(error).rpartition("InputError: ")[2]) from None
+        except RuntimeError as error:
+            fault = self._fault(str(error), arrived)
+            if fault is None:
+                raise
+            raise TransientError(fault) from None
+
+    def _fault(self, said: str, batch: int) -> str | None:
+        """What torch says of a worker that hangs or was killed; None for other errors."""
+        if "DataLoader" not in said:
+            return None
+        workers, names = self.source.num_workers, ", ".join(self.names(batch))
+        if "timed out" in said:
+            return (
+                f"data worker {batch % workers + 1} of {workers} hangs at {names}: no batch for "
+                f"{self.source.timeout:g} s (resources.worker_timeout_s)"
+            )
+        if "shared memory" in said:  # torch supposes so where SIGBUS killed it
+            where = "/dev/shm"  # nosec B108 # a word to the user, nothing is written
+            how = f"{where} is full; make it larger, or set resources.workers=0"
+        else:
+            how = (re.search(r"killed by signal: \w+", said) or ["it exited unexpectedly"])[0]
+        return f"a data worker was lost while {names} were waited for: {how}"
 
 
 @dataclass(frozen=True)
@@ -186,15 +214,22 @@ def train_loader(
     A batch is that of one step of the optimiser.
     """
     batches = EpochBatches(len(frames), config.train.step_size, config.seed)
+    samples = TrainSamples(frames, config, read, census)
     loader = DataLoader(
-        TrainSamples(frames, config, read, census),
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_the_batch,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        timeout=config.resources.worker_timeout_s if workers else 0,
     )
-    return Loader(loader), batches
+
+    def names(step: int) -> list[str]:
+        choices = (samples.choose(batches.epoch, i) for i in batches.indices(batches.epoch, step))
+        return [frames[choice.frame].name for choice in choices]
+
+    return Loader(loader, names), batches
 
 
 def val_loader(
@@ -204,16 +239,22 @@ def val_loader(
 
     Frames that are seen at their own sizes come one at a time: these may differ.
     """
-    native = config.inference.input == "native"
+    batch_size = 1 if config.inference.input == "native" else config.evaluate.batch_size
     loader = DataLoader(
         ValSamples(frames, config, read),
-        batch_size=1 if native else config.evaluate.batch_size,
+        batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate_val,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        timeout=config.resources.worker_timeout_s if workers else 0,
     )
-    return Loader(loader)
+
+    def names(step: int) -> list[str]:
+        start = step * batch_size
+        return [frame.name for frame in frames[start : start + batch_size]]
+
+    return Loader(loader, names)
 
 
 def _the_batch(made: list[TrainBatch]) -> TrainBatch:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch.optim import Optimizer
 
-from cityseg import atomic
+from cityseg import atomic, memory
 from cityseg.cache import frame_reader
 from cityseg.cell import Cell, Confusion, Counts, Epoch, write_confusion, write_epochs
 from cityseg.census import census_of
@@ -134,6 +134,7 @@ def fit(
     Raises:
         InputError: weights or frames that cannot be read; a state of another training.
         TrainingError: the loss is not finite.
+        TransientError: the disk is full, or a process that loads data hangs or died.
     """
     choose_kernels(config, device)
     read = frame_reader([*train, *val], config)
@@ -261,7 +262,8 @@ def train_cell(
 
     Raises:
         InputError: as `fit`, or another process trains this cell.
-        TrainingError: as `fit`; the reason is also in the cell's failure.txt.
+        TrainingError: as `fit`, or memory ran out; the reason is also in the cell's failure.txt.
+        TransientError: as `fit`; the same training can be tried again.
     """
     with _only_trainer(cell):
         _claim(cell, config)
@@ -270,7 +272,8 @@ def train_cell(
             return
         cell.failure.unlink(missing_ok=True)
         try:
-            yield from fit(config, train, val, cell, device)
+            with memory.explained(config, device):
+                yield from fit(config, train, val, cell, device)
         except (InputError, TrainingError) as error:
             atomic.write_text(cell.failure, f"{error}\n")
             raise
@@ -279,10 +282,11 @@ def train_cell(
 @contextlib.contextmanager
 def _only_trainer(cell: Cell) -> Iterator[None]:
     """Hold the cell's lock. A killed study's worker may live a little longer than its driver."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(cell.lock)
     try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
+        with atomic.disk_faults(cell.lock):
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
     except filelock.Timeout:
         raise InputError(
             f"{cell.folder} is being trained by another process", remedy="wait for it or stop it"

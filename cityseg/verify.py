@@ -1,24 +1,25 @@
 """Checking a data set against the Cityscapes layout: everything that is wrong, at once."""
 
-from collections import Counter
-from collections.abc import Callable
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool
 
-from cityseg import parallel
-from cityseg.data import (
-    IMAGE_SUFFIX,
-    LABEL_SUFFIX,
-    Split,
-    city_of,
-    read_image,
-    read_label_ids,
-)
+from cityseg.config import Folds
+from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, Frame, Split, city_of
+from cityseg.disguise import looks_like_train_ids
 from cityseg.errors import InputError
-from cityseg.labels import IGNORE, TRAIN_ID_OF_LABEL_ID, unofficial_ids
+from cityseg.findings import Finding, examine
+from cityseg.folds import FoldsFile, check_folds, make_folds
+from cityseg.labels import CLASS_NAMES, LABELS
+
+NAMES_SHOWN: Final = 3
+"""Problems that a message lists before it only counts them."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Problem:
     path: Path
     """The file or folder, relative to the data set's root."""
     what: str
+    grave: bool = True
+    """Nothing can be trained or scored with it; else it is worth a warning."""
+
+    def __str__(self) -> str:
+        return f"{'' if self.grave else 'warning: '}{self.path}: {self.what}"
 
 
 @dataclass(frozen=True)
@@ -38,25 +44,27 @@ class Report:
     counts: dict[str, int]
     """Frames that have both image and label, by city, sorted; sound or not."""
     problems: list[Problem]
+    """Sorted by path."""
 
 
-@dataclass(frozen=True)
-class _Pair:
-    root: Path
-    image: Path
-    label: Path
-
-
-def verify(root: Path, split: Split, processes: int | None = None) -> Report:
+def verify(
+    root: Path,
+    split: Split,
+    processes: int | None = None,
+    folds: Folds | FoldsFile | None = None,
+) -> Report:
     """Read every file of a split and list all that training or scoring would trip over.
 
-    Checked are file names against city folders, pairs of image and label, image modes, equal
-    sizes, label ids against the official table, and that each label map scores some pixel.
+    Checked are file names against city folders, pairs of image and label, that both are whole PNG
+    files of their mode and of one size, label ids against the official table, that each label map
+    scores some pixel, frames of the same content, labels that look like train ids, and of folds,
+    whether they can be made, and which classes they lack.
 
     Args:
         root: the data set.
         split: `test` has no public labels: all of Cityscapes' own are ignored there.
         processes: by default one a core where there are frames enough.
+        folds: into which the split is to be cut.
 
     Raises:
         InputError: there is no folder `root`.
@@ -65,21 +73,79 @@ def verify(root: Path, split: Split, processes: int | None = None) -> Report:
         raise InputError(f"no folder {root}", remedy="give the data set's root by --data")
     images, image_problems = _by_name(root, "leftImg8bit", split, IMAGE_SUFFIX)
     labels, label_problems = _by_name(root, "gtFine", split, LABEL_SUFFIX)
-    unpaired = [
-        *(Problem(images[name], "has no label") for name in images.keys() - labels.keys()),
-        *(Problem(labels[name], "has no image") for name in labels.keys() - images.keys()),
-    ]
     names = sorted(images.keys() & labels.keys())
-    pairs = [_Pair(root, images[name], labels[name]) for name in names]
-    content = parallel.each(_check_pair, pairs, f"checking {split}", processes)
+    frames = [Frame(n, images[n].parent.name, root / images[n], root / labels[n]) for n in names]
+    found = examine(frames, processes)
     problems = [
         *image_problems,
         *label_problems,
-        *unpaired,
-        *(p for found in content for p in found),
+        *_unpaired(images, labels, "label"),
+        *_unpaired(labels, images, "image"),
+        *check(root, frames, found),
+        *_check_folds(root, frames, found, folds),
     ]
-    counts = Counter(images[name].parent.name for name in names)
-    return Report(split, dict(sorted(counts.items())), sorted(problems, key=lambda p: p.path))
+    counts = Counter(frame.city for frame in frames)
+    in_order = sorted(problems, key=lambda problem: (str(problem.path), problem.what))
+    return Report(split, dict(sorted(counts.items())), in_order)
+
+
+def check(root: Path, frames: Sequence[Frame], found: Sequence[Finding]) -> list[Problem]:
+    """All that is wrong with frames, by what was found in each.
+
+    Args:
+        root: paths are told relative to it.
+        frames: of one split.
+        found: in the frames' order.
+    """
+    each = [
+        Problem(_within(root, path), what, grave)
+        for frame, finding in zip(frames, found, strict=True)
+        for path, what, grave in _of_frame(frame, finding)
+    ]
+    pairs = list(zip(frames, found, strict=True))
+    return [*each, *_repeated(root, pairs), *_disguised(root, pairs), *_odd_names(root, frames)]
+
+
+def check_split(
+    root: Path, frames: Sequence[Frame], found: Sequence[Finding], folds: FoldsFile
+) -> list[Problem]:
+    """What is wrong with frames once they are split into folds.
+
+    A frame that stands, under two names, on both sides of a split makes its scores untrue. A class
+    that a fold lacks, or that only one fold has, makes them hard to read.
+    """
+    fold_of = {name: k for k, names in enumerate(folds.folds, 1) for name in names}
+    problems: list[Problem] = []
+    for same in _same_content(zip(frames, found, strict=True)):
+        first = same[0]
+        other = next((f for f in same if fold_of[f.name] != fold_of[first.name]), None)
+        if other is not None:
+            problems.append(Problem(
+                _within(root, other.image),
+                f"is in fold {fold_of[other.name]} and, as {first.name}, in fold "
+                f"{fold_of[first.name]}: a network would be scored on what it was trained on; "
+                "remove one of them, or put both into one fold by --folds-file",
+            ))  # fmt: skip
+    occurs = np.zeros((len(folds.folds), len(CLASS_NAMES)), bool)
+    for frame, finding in zip(frames, found, strict=True):
+        occurs[fold_of[frame.name] - 1] |= finding.classes()
+    return problems + [Problem(Path("gtFine/train"), what, False) for what in _lacking(occurs)]
+
+
+def refuse(root: Path, problems: Sequence[Problem]) -> None:
+    """Refuse data with a grave problem.
+
+    Raises:
+        InputError: the first problems in full, and how many more there are.
+    """
+    grave = [problem for problem in problems if problem.grave]
+    if grave:
+        first = "; ".join(str(problem) for problem in grave[:NAMES_SHOWN])
+        more = f"; and {len(grave) - NAMES_SHOWN} more" if len(grave) > NAMES_SHOWN else ""
+        raise InputError(
+            f"{root}: {len(grave)} problems: {first}{more}",
+            remedy=f"list them all with: python -m cityseg verify --data {root}",
+        )
 
 
 def _by_name(
@@ -98,8 +164,13 @@ def _by_name(
         for p in files
         if not _is_named(p, suffix)
     ]
+    loops = [
+        Problem(path.relative_to(root), "is a link that leads nowhere, or to itself")
+        for path in sorted(folder.glob("*"))
+        if path.is_symlink() and not path.exists()
+    ]
     empty = [] if named else [Problem(folder.relative_to(root), f"holds no *{suffix}")]
-    return named, strays + empty
+    return named, strays + loops + empty
 
 
 def _is_named(path: Path, suffix: str) -> bool:
@@ -108,36 +179,99 @@ def _is_named(path: Path, suffix: str) -> bool:
     )
 
 
-def _check_pair(pair: _Pair) -> list[Problem]:
-    image, image_problems = _try_read(pair, pair.image, read_image)
-    label_ids, label_problems = _try_read(pair, pair.label, read_label_ids)
-    problems = image_problems + label_problems
-    if label_ids is not None:
-        problems += [Problem(pair.label, what) for what in _check_label_ids(label_ids)]
-    if image is not None and label_ids is not None and image.shape[:2] != label_ids.shape:
-        sizes = f"{_size(label_ids)}, its image {_size(image)}"
-        problems.append(Problem(pair.label, f"has {sizes} pixels"))
-    return problems
+def _unpaired(ours: dict[str, Path], theirs: dict[str, Path], kind: str) -> Iterator[Problem]:
+    """Names without their counterpart; also if it is there in other bytes for the same letters."""
+    folded = {unicodedata.normalize("NFC", name) for name in theirs}
+    for name in sorted(ours.keys() - theirs.keys()):
+        twin = unicodedata.normalize("NFC", name) in folded
+        how = ": its name is written in another Unicode form (NFC, NFD)" if twin else ""
+        yield Problem(ours[name], f"has no {kind}{how}")
 
 
-def _try_read(
-    pair: _Pair, path: Path, read: Callable[[Path], np.ndarray]
-) -> tuple[np.ndarray | None, list[Problem]]:
-    file = pair.root / path
+def _of_frame(frame: Frame, finding: Finding) -> Iterator[tuple[Path, str, bool]]:
+    for path, what in finding.broken:
+        yield Path(path), what, True
+    values = [value for value, _ in finding.pixels]
+    unknown = [value for value in values if value >= len(LABELS)]
+    if unknown:
+        yield frame.label, f"ids {unknown} are not in the official table", True
+    if values and not finding.classes().any():
+        yield frame.label, "no pixel is of the 19 scored classes", False
+
+
+def _same_content(pairs: Iterator[tuple[Frame, Finding]]) -> list[list[Frame]]:
+    """Frames whose images are equal, pixel by pixel, in groups."""
+    by_digest: dict[str, list[Frame]] = defaultdict(list)
+    for frame, finding in pairs:
+        if finding.digest:
+            by_digest[finding.digest].append(frame)
+    return [same for same in by_digest.values() if len(same) > 1]
+
+
+def _repeated(root: Path, pairs: Sequence[tuple[Frame, Finding]]) -> list[Problem]:
+    return [
+        Problem(_within(root, frame.image), f"is the same picture as {same[0].name}", False)
+        for same in _same_content(iter(pairs))
+        for frame in same[1:]
+    ]
+
+
+def _disguised(root: Path, pairs: Sequence[tuple[Frame, Finding]]) -> list[Problem]:
+    """Cities whose labels look like train ids; frames without a scored pixel tell nothing."""
+    by_city: dict[Path, np.ndarray] = {}
+    for frame, finding in pairs:
+        if finding.classes().any():
+            folder = _within(root, frame.label.parent)
+            by_city[folder] = by_city.get(folder, np.zeros(256, np.int64)) + finding.histogram()
+    what = (
+        "its labels look like train ids (0-18) under the name of label ids (0-33): "
+        "was *_labelTrainIds.png copied?"
+    )
+    return [Problem(city, what, False) for city, n in by_city.items() if looks_like_train_ids(n)]
+
+
+def _odd_names(root: Path, frames: Sequence[Frame]) -> list[Problem]:
+    """They are no problem here; other programs may think otherwise."""
+    odd = [frame for frame in frames if not frame.name.isascii() or " " in frame.name]
+    if not odd:
+        return []
+    path = _within(root, odd[0].image)
+    what = f"spaces or letters beyond ASCII in {len(odd)} names; not every program reads these"
+    return [Problem(path, what, False)]
+
+
+def _check_folds(
+    root: Path, frames: list[Frame], found: list[Finding], wanted: Folds | FoldsFile | None
+) -> list[Problem]:
+    if wanted is None or not frames or any(finding.broken for finding in found):
+        return []
     try:
-        return read(file), []
+        if isinstance(wanted, FoldsFile):
+            check_folds(wanted, frames, "folds")
+            return check_split(root, frames, found, wanted)
+        folds = make_folds(frames, wanted.count, wanted.grouping, wanted.seed or 0, lambda _: found)
     except InputError as error:
-        what = str(error).removeprefix(f"{file}: ").replace(str(file), "it")
-        return None, [Problem(path, what)]
+        return [Problem(Path("leftImg8bit/train"), str(error))]
+    return check_split(root, frames, found, folds)
 
 
-def _check_label_ids(label_ids: UInt8[np.ndarray, "h w"]) -> list[str]:
-    unknown = unofficial_ids(label_ids)
-    wrong = [f"ids {unknown} are not in the official table"] if unknown else []
-    if (TRAIN_ID_OF_LABEL_ID[label_ids] == IGNORE).all():
-        wrong.append("no pixel is of the 19 scored classes")
-    return wrong
+def _lacking(occurs: Bool[np.ndarray, "folds 19"]) -> Iterator[str]:
+    """Classes that a fold lacks, and those that a fold's network never saw."""
+    nowhere = occurs.sum(0) == 0
+    if nowhere.any():
+        yield f"{_names(nowhere)}: in no label, and so in no score"
+    for fold, there in enumerate(occurs, 1):
+        absent = ~there & ~nowhere
+        if absent.any():
+            yield f"{_names(absent)}: in no label of fold {fold}, whose mean is over other classes"
+        unseen = there & (occurs.sum(0) == 1)
+        if unseen.any():
+            yield f"{_names(unseen)}: in labels of fold {fold} alone, whose network never sees it"
 
 
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
+def _names(which: Bool[np.ndarray, "19"]) -> str:
+    return ", ".join(CLASS_NAMES[i] for i in np.flatnonzero(which))
+
+
+def _within(root: Path, path: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path

@@ -326,7 +326,8 @@ def read_variant(study: Study, number: int = 0) -> Variant:
     Raises:
         InputError: study.yaml, folds.json or the row's file is missing or damaged.
     """
-    folds, record, row = study.read_folds(), study.read(), study.row(number)
+    record, row = study.read(), study.row(number)
+    folds = study.folds_of(record)
     config = study.config(number, record)
     return Variant(study, record, folds.grouping, len(folds.folds), config, row)
 

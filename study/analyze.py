@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from cityseg import commandline
 from cityseg.errors import InputError, user_command
 from study import analysis, gallery, illustrations, plots, report, sheets, tables, verdicts
 from study.analysis import FoldTable, Panel, Variant, VariantTable
@@ -401,7 +402,7 @@ def write_page(
 @user_command
 def main() -> int:
     """Run the command."""
-    return tyro.cli(analyze, prog="python -m study.analyze")
+    return commandline.call(analyze, prog="python -m study.analyze")
 
 
 if __name__ == "__main__":

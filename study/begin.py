@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import platform
 import re
@@ -18,7 +19,8 @@ from cityseg.config import difference
 from cityseg.data import fingerprint
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile, write_folds
-from cityseg.plan import Plan, check_batch, plan_folds
+from cityseg.plan import Plan, check_batch, check_data, examine, plan_folds
+from study.home import make
 from study.resources import Machine
 from study.space import Search, check_count, given_rows, read_search
 from study.store import DataRecord, Study, StudyRecord
@@ -28,22 +30,65 @@ from study.store import DataRecord, Study, StudyRecord
 def only_driver(study: Study) -> Iterator[None]:
     """Hold the study's lock: two drivers would train the same cells into each other.
 
+    The folder is made if need be, and goes again if nothing in it was begun but a mistake found.
+
     Raises:
-        InputError: another driver holds it.
+        InputError: another driver holds it, or the folder cannot be made or written to.
     """
+    made = [path for path in (study.folder, *study.folder.parents) if not path.exists()]
+    make(study.folder)
+    new = not study.lock_file.exists()
+    with _held(study):
+        try:
+            yield
+        except InputError:
+            if new and not any(study.folder.glob("v*")):
+                _forget(study, made)
+            raise
+
+
+@contextlib.contextmanager
+def _held(study: Study) -> Iterator[None]:
     lock = filelock.FileLock(study.lock_file)
     try:
-        with lock.acquire(timeout=1):  # `study.status` holds it for a moment when it looks
-            yield
+        try:
+            lock.acquire(timeout=1)  # `study.status` holds it for a moment when it looks
+        except FileNotFoundError:  # a start that was refused meanwhile took the folder away
+            make(study.folder)
+            lock.acquire(timeout=1)
     except filelock.Timeout:
         raise InputError(
             f"study {study.folder.name} is being run by another process",
             remedy="wait for it, or give another --name",
         ) from None
+    except OSError as error:
+        raise _unwritable(study, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _forget(study: Study, made: list[Path]) -> None:
+    """Take back a start of which no row was begun, and the folders made for it.
+
+    While we hold the lock, which goes as well: who waits for it sees that, and makes another.
+    """
+    if made:
+        for path in (study.record_file, study.folds_file):
+            path.unlink(missing_ok=True)
+    study.lock_file.unlink()
+    with contextlib.suppress(OSError):  # there is something else in it
+        for folder in made:
+            folder.rmdir()
 
 
 def begin(
-    study: Study, plan: Plan, folds_file: Path | None = None, storage: str | None = None
+    study: Study,
+    plan: Plan,
+    folds_file: Path | None = None,
+    storage: str | None = None,
+    decode: bool = False,
 ) -> None:
     """Write a new study's folds and record, or check that the existing study is the same one.
 
@@ -55,12 +100,21 @@ def begin(
         plan: what is to be trained.
         folds_file: one's own split.
         storage: Optuna's, without a password; by default a file in the study's folder.
+        decode: frames that must be read to be checked are decoded into the cache on the way.
 
     Raises:
-        InputError: the folder holds a study of another configuration, data set or split; bad rows.
+        InputError: the folder holds a study of another configuration, data set or split, or of an
+            older layout; bad rows; bad data; the folder cannot be written.
     """
     old = study.read() if study.has_epochs() else None
-    folds = study.read_folds() if old and not folds_file else plan_folds(plan, folds_file)
+    if old is None:
+        refuse_other_layouts(study)
+    examined = functools.cache(lambda: examine(plan, decode))
+    folds = (
+        study.read_folds()
+        if old and not folds_file
+        else plan_folds(plan, folds_file, lambda _: examined())
+    )
     search = read_search(
         plan.search,
         plan.config,
@@ -77,10 +131,53 @@ def begin(
         record = old.model_copy(update={key: getattr(record, key) for key in changing})
     else:
         record = record.model_copy(update=_id_of(study))
-        _forget_rows(study)
-        write_folds(study.folds_file, folds)
+    check_data(plan, folds, examined())
     usual = "sqlite" if search.space else None
-    study.write(record.model_copy(update={"storage": storage or record.storage or usual}))
+    record = record.model_copy(update={"storage": storage or record.storage or usual})
+    with writing(study):
+        if old is None:
+            _forget_rows(study)
+            write_folds(study.folds_file, folds)
+        study.write(record)
+
+
+@contextlib.contextmanager
+def writing(study: Study) -> Iterator[None]:
+    """Tell a folder that cannot be written to, or is full, as a user's mistake.
+
+    Raises:
+        InputError: with the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(study, error) from None
+
+
+def _unwritable(study: Study, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write to {study.folder}",
+        got=error.strerror or error,
+        remedy="free some space, or give another folder by --results",
+    )
+
+
+def refuse_other_layouts(study: Study) -> None:
+    """Refuse a folder with results where a study of ours has none: they would be lost in it.
+
+    Raises:
+        InputError: with the first of them.
+    """
+    for above in ("", "*/", "*/*/", "*/*/*/"):
+        for name in ("epochs.csv", "confusion.npz", "*.safetensors"):
+            found = min(study.folder.glob(above + name), default=None)
+            if found is not None:
+                raise InputError(
+                    f"{study.folder} holds results in another layout",
+                    got=found.relative_to(study.folder),
+                    expected="v000/f1/epochs.csv and a study.yaml",
+                    remedy="they are of another program or version; give another --name",
+                )
 
 
 def _forget_rows(study: Study) -> None:

@@ -9,6 +9,10 @@ sixth less.
 `scipy.stats.bootstrap` resamples arrays by index: it knows no clusters, no strata and no shared
 draws, and would gather frames x 38 counts a replicate. Here a replicate is one row of a matrix
 product with how often each unit was drawn; sums of counts stay exact in float64 (below 2^53).
+
+Of the intervals, that by Student's t is printed, with the replicates' standard error and the
+freedom of units of unlike size: quantiles of the replicates, plain or by BCa, hold the truth too
+seldom where cities are few (benchmarks/coverage.md).
 """
 
 import functools
@@ -18,12 +22,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
-from scipy import sparse, stats
+from jaxtyping import Bool, Float64, Int64, Shaped
+from scipy import sparse
 from scipy.sparse.csgraph import connected_components
+from scipy.special import ndtr, ndtri
 
 from cityseg.errors import InputError
-from study.statistics import ALPHA, UNKNOWN, Interval
+from study.statistics import ALPHA, UNKNOWN, Interval, t_interval
 from study.tally import Layout, Tally, class_iou, group_sums, mean_of_folds, mean_over, pooled_miou
 
 Unit = Literal["frames", "cities"]
@@ -75,6 +80,16 @@ class Resampling:
     def possible(self) -> bool:
         """Whether every stratum has two units or more: one alone says nothing about others."""
         return all(stratum.units > 1 for stratum in self.strata)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a score of all frames: effective units less strata, 1 or more."""
+        frames = [np.bincount(stratum.unit)[:, None] for stratum in self.strata]
+        return float(_freedom(frames)[0])
+
+    def class_freedom(self, tally: Tally) -> Float64[np.ndarray, " c"]:
+        """The same of each class' IoU, by how its pixels are spread over the units."""
+        return _freedom([_unit_sums(tally, stratum)[:, :, 1].sum(1) for stratum in self.strata])
 
     @property
     def scale(self) -> Float64[np.ndarray, " k"]:
@@ -144,8 +159,18 @@ class Estimate:
     bca: Interval
     """95 %, bias-corrected and accelerated (Efron, JASA 82, 1987). NaN where the value lies outside
     all replicates."""
+    student: Interval
+    """95 %: the value and its standard error, with Student's t."""
+    freedom: float
+    """Degrees of freedom of that t."""
     replicates: int
     """That the statistic is defined in: a rare class may be missing from some."""
+
+    @property
+    def interval(self) -> Interval:
+        """95 %, the one that is printed: `student`, which held the truth most nearly as often as it
+        says in simulated studies (benchmarks/coverage.md)."""
+        return self.student
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +251,21 @@ def _unit_sums(tally: Tally, stratum: Stratum) -> Float64[np.ndarray, "m f 2 c"]
     return sums.reshape(*shape, *sums.shape[1:]).astype(np.float64)
 
 
+def _freedom(sizes: Sequence[Shaped[np.ndarray, "m c"]]) -> Float64[np.ndarray, " c"]:
+    """Units in each stratum, less one, as if they were of the same size; 1 or more.
+
+    A mean of units of unlike size varies as that of fewer like ones, (sum of sizes)^2 / (sum of
+    their squares) (Carter, Schnepel and Steigerwald, Review of Economics and Statistics 99, 2017).
+    """
+    totals = [one.sum(0, dtype=np.float64) for one in sizes]
+    squares = [(one.astype(np.float64) ** 2).sum(0) for one in sizes]
+    effective = [
+        total**2 / np.where(square == 0, 1, square)
+        for total, square in zip(totals, squares, strict=True)
+    ]
+    return np.maximum(sum(np.maximum(one - 1, 0) for one in effective), 1)
+
+
 def estimate_scores(tally: Tally, resampling: Resampling) -> ScoreEstimates:
     """Intervals of the mIoU and of every class' IoU, as the mean of folds and pooled."""
     classes = tally.counts.shape[-1]
@@ -233,8 +273,16 @@ def estimate_scores(tally: Tally, resampling: Resampling) -> ScoreEstimates:
     values = _scores(tally.totals.astype(np.float64), np.ones(resampling.layout.folds))
     replicates = scores(resampling.drawn(tally))
     jackknives = [scores(sums) for sums in resampling.without_one(tally)]
+    of_class = resampling.class_freedom(tally)
+    freedom = np.concatenate([[resampling.freedom] * 2, of_class, of_class])
     estimates = [
-        estimate(value, replicates[:, i], [left[:, i] for left in jackknives], resampling.possible)
+        estimate(
+            value,
+            replicates[:, i],
+            [left[:, i] for left in jackknives],
+            freedom[i] if resampling.possible else math.nan,
+            lowest=0,
+        )
         for i, value in enumerate(values)
     ]
     return ScoreEstimates(
@@ -261,7 +309,8 @@ def estimate(
     value: float,
     replicates: Float64[np.ndarray, " b"],
     jackknives: Sequence[Float64[np.ndarray, " m"]],
-    possible: bool = True,
+    freedom: float,
+    lowest: float = -1,
 ) -> Estimate:
     """Take replicates of a statistic together; those that are NaN are left out.
 
@@ -269,16 +318,21 @@ def estimate(
         value: the statistic on all frames.
         replicates: on the frames drawn.
         jackknives: for each stratum, the statistic without each unit in turn.
-        possible: whether there was anything to draw from.
+        freedom: of Student's t; NaN where there is nothing to draw from.
+        lowest: that the statistic can be; at most it is 1.
     """
     there = replicates[~np.isnan(replicates)]
-    if math.isnan(value) or len(there) < 2 or not possible:
-        return Estimate(float(value), math.nan, UNKNOWN, UNKNOWN, 0)
+    if math.isnan(value) or len(there) < 2 or math.isnan(freedom):
+        return Estimate(float(value), math.nan, UNKNOWN, UNKNOWN, UNKNOWN, math.nan, 0)
+    std_error = float(there.std(ddof=1))
+    student = t_interval(float(value), std_error, freedom)
     return Estimate(
         value=float(value),
-        std_error=float(there.std(ddof=1)),
+        std_error=std_error,
         percentile=_quantiles(there, np.array([ALPHA / 2, 1 - ALPHA / 2])),
         bca=_bca(value, there, jackknives),
+        student=Interval(max(student.low, lowest), min(student.high, 1.0)),
+        freedom=float(freedom),
         replicates=len(there),
     )
 
@@ -296,9 +350,9 @@ def _bca(
     below = ((replicates < value).mean() + (replicates <= value).mean()) / 2
     if not 0 < below < 1:
         return UNKNOWN
-    bias = stats.norm.ppf(below)
-    tails = bias + stats.norm.ppf([ALPHA / 2, 1 - ALPHA / 2])
-    shares = stats.norm.cdf(bias + tails / (1 - _acceleration(jackknives) * tails))
+    bias = ndtri(below)
+    tails = bias + ndtri([ALPHA / 2, 1 - ALPHA / 2])
+    shares = ndtr(bias + tails / (1 - _acceleration(jackknives) * tails))
     return _quantiles(replicates, shares)
 
 

@@ -36,7 +36,7 @@ class ClassScores:
     """Of each class, in train-id order."""
     intervals: tuple[Interval, ...]
     """95 % of the mean over the folds that have the class, for these networks on other frames
-    (bootstrap, percentile); unknown (NaN) unless all folds are done."""
+    (the bootstrap's); unknown (NaN) unless all folds are done."""
     unit: Unit | None
     """What was drawn for the intervals; None without any."""
 
@@ -79,4 +79,4 @@ def _evidence(intervals: IntervalTable | None, objective: Objective) -> ScoreEvi
 def _intervals(evidence: ScoreEvidence | None) -> tuple[Interval, ...]:
     if evidence is None:
         return (UNKNOWN,) * NUM_CLASSES
-    return tuple(one.percentile for one in evidence.estimates.class_mean)
+    return tuple(one.interval for one in evidence.estimates.class_mean)

@@ -25,6 +25,7 @@ from study.statistics import (
     corrected_mean,
     detectable_difference,
     holm,
+    two_sided_t,
 )
 from study.tally import Tally, mean_of_folds, miou
 
@@ -41,8 +42,8 @@ class Comparison:
     """Bootstrap of the difference of the means of folds."""
     unit: Unit
     unit_p_value: float
-    """Two-sided, by the bootstrap: how often a replicate is as far from the difference as this is
-    from 0 (Efron and Tibshirani 1993, chapter 16). NaN where nothing can be drawn."""
+    """Two-sided, by Student's t of the bootstrap's standard error, as `by_unit.interval`; NaN where
+    nothing can be drawn."""
     adjusted: float
     """`p_value` after Holm over the rows compared; NaN if that is."""
     unit_adjusted: float
@@ -63,14 +64,14 @@ class Comparison:
     @property
     def interval(self) -> Interval:
         """95 %: the wider of the two; the other where one is not known."""
-        both = (self.by_fold.interval, self.by_unit.percentile)
+        both = (self.by_fold.interval, self.by_unit.interval)
         return max(both, key=lambda interval: np.nan_to_num(interval.width, nan=-1))
 
     @property
     def detectable(self) -> float:
         """Smallest true difference that both tests would find, each with 80 % power at 5 %; NaN
         where either is not known."""
-        of_units = detectable_difference(self.by_unit.std_error, math.inf)
+        of_units = detectable_difference(self.by_unit.std_error, self.by_unit.freedom)
         return float(np.maximum(self.by_fold.detectable, of_units))
 
     @property
@@ -208,24 +209,19 @@ def _comparison(
     lefts = [one - two for one, two in zip(row.without_one, other.without_one, strict=True)]
     by_fold = miou(rows[name].totals) - miou(rows[base].totals)
     value = float(by_fold.mean())
-    by_unit = estimate(value, differences, lefts, resampling.possible)
+    freedom = resampling.freedom if resampling.possible else math.nan
+    by_unit = estimate(value, differences, lefts, freedom)
     return Comparison(
         row=name,
         base=base,
         by_fold=corrected_mean(by_fold, resampling.layout.test_train_ratio),
         by_unit=by_unit,
         unit=resampling.unit,
-        unit_p_value=_bootstrap_p(value, differences) if by_unit.replicates else math.nan,
+        unit_p_value=two_sided_t(value, by_unit.std_error, by_unit.freedom),
         adjusted=math.nan,
         unit_adjusted=math.nan,
         compared=0,
     )
-
-
-def _bootstrap_p(value: float, replicates: Float64[np.ndarray, " b"]) -> float:
-    there = replicates[~np.isnan(replicates)]
-    as_far = np.abs(there - value) >= abs(value)
-    return float((1 + as_far.sum()) / (1 + len(there)))
 
 
 def correct_selection(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from cityseg import commandline
 from cityseg.errors import InputError, user_command
 from study.home import CELL_FILES, RemoteHome
 from study.objects import url_of
@@ -35,7 +36,7 @@ def fetch(
 @user_command
 def main() -> int:
     """Run the command."""
-    return tyro.cli(fetch, prog="python -m study.fetch")
+    return commandline.call(fetch, prog="python -m study.fetch")
 
 
 if __name__ == "__main__":

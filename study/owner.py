@@ -1,8 +1,10 @@
 """One driver at a time for a study at a URL: a sign of life, renewed while it runs.
 
 The second driver is refused with a word of who the first is. A driver that was killed is taken over
-from once its sign is LIMIT_S old, at once from its own machine, whose lock tells. The sign is for
-people: what keeps two drivers from writing one study is that only one can create a head (mirror).
+from once its sign is LIMIT_S old, at once from its own machine, whose lock tells. An old sign may
+also be that of a clock which jumped, or differs: so it is watched for a while, and one that is
+renewed meanwhile is of a driver that lives. The sign is for people: what keeps two drivers from
+writing one study is that only one can create a head (mirror).
 """
 
 import contextlib
@@ -27,7 +29,9 @@ NAME: Final = "owner.json"
 BEAT_S: Final = 30
 """Between two signs of life."""
 LIMIT_S: Final = 120
-"""Age of a sign from which its driver is taken for dead. The machines' clocks must agree better."""
+"""Age of a sign, by this machine's clock, from which its driver may be dead."""
+WATCH_S: Final = 1.5 * BEAT_S
+"""How long such a sign is watched."""
 SETTLE_S: Final = 2
 """How long one who takes over waits to see whether somebody else does."""
 
@@ -48,6 +52,11 @@ class Owner(Section):
         """Since the last sign; negative if the clocks differ."""
         return time.time() - self.beat
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the sign is of now; a sign of a future far off is none, a clock was set."""
+        return abs(self.age_s) < LIMIT_S
+
 
 def owner_of(objects: Objects) -> Owner | None:
     """Who drives a study, or did so last; None if it ended in good order.
@@ -63,7 +72,7 @@ def owner_of(objects: Objects) -> Owner | None:
 def is_driven(objects: Objects) -> bool:
     """Whether a study's driver has given a sign of life lately."""
     owner = owner_of(objects)
-    return owner is not None and owner.age_s < LIMIT_S
+    return owner is not None and owner.is_fresh
 
 
 @contextlib.contextmanager
@@ -110,7 +119,7 @@ def sharing(objects: Objects, owner_id: str) -> Iterator[None]:
 
 def _take(objects: Objects, owner: Owner) -> None:
     before = owner_of(objects)
-    if before and before.folder != owner.folder and before.age_s < LIMIT_S:
+    if before and before.folder != owner.folder and _lives(objects, before):
         raise _refused(objects, before)
     if before is None:
         try:
@@ -123,6 +132,19 @@ def _take(objects: Objects, owner: Owner) -> None:
     now = owner_of(objects)
     if now is None or now.id != owner.id:
         raise _refused(objects, now)
+
+
+def _lives(objects: Objects, owner: Owner) -> bool:
+    """Whether a sign of life is fresh, or is renewed while it is watched."""
+    if owner.is_fresh:
+        return True
+    end = time.monotonic() + WATCH_S
+    while time.monotonic() < end:
+        time.sleep(min(SETTLE_S, WATCH_S))
+        now = owner_of(objects)
+        if now is None or now.beat != owner.beat:
+            return now is not None
+    return False
 
 
 @contextlib.contextmanager

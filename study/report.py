@@ -37,6 +37,7 @@ from study.analysis import (
     class_table,
     spread,
 )
+from study.cautions import of_folds
 from study.comparison import Selection
 from study.evidence import ComparisonTable, IntervalTable, ScoreEvidence
 from study.gallery import Gallery, data_url
@@ -198,7 +199,7 @@ def _choice(best: str, selection: Selection | None) -> list[str]:
 def _extent(table: IntervalTable, *, told: bool) -> list[str]:
     """Mean and spread of the row, and its intervals; but for the first, where that is told."""
     score = next(score for score in table.scores if score.objective == "best_full")
-    drawn = score.estimates.mean_of_folds.percentile
+    drawn = score.estimates.mean_of_folds.interval
     words = [
         f"{table.variant.title} reaches {_plus_minus(score.spread)} full-res mIoU over"
         f" {score.corrected.folds} folds (mean and population std)."
@@ -232,6 +233,7 @@ def _warnings(folds: FoldTable, gallery: Gallery, intervals: IntervalTable | Non
         )
     if folds.missing:
         words.append(f"Folds are missing: {'; '.join(folds.missing)}.")
+    words += of_folds(folds.variant.folds, folds.variant.grouping) if intervals else []
     if intervals and intervals.scores[0].estimates.unit == "frames":
         words.append(
             f"The frames are of {intervals.cities} cities, too few to draw whole ones: intervals"
@@ -450,7 +452,7 @@ class _Embedded:
 def _source(environment: jinja2.Environment, name: str) -> Markup:
     """A file that goes into the page as it is: our own, without anything of a study in it."""
     assert environment.loader
-    return Markup(environment.loader.get_source(environment, name)[0])
+    return Markup(environment.loader.get_source(environment, name)[0])  # nosec B704 # ours
 
 
 def _hash(source: str) -> str:

@@ -1,6 +1,5 @@
 """How many cells run at a time, and with what: arithmetic on cores, GPUs, memory and disk."""
 
-import functools
 import math
 import shutil
 from collections.abc import Sequence
@@ -11,20 +10,19 @@ from typing import Final
 import psutil
 import torch
 
-from cityseg.config import Config, Model, Resources
+from cityseg.config import Config, Resources
 from cityseg.errors import InputError
-from cityseg.model import count_parameters, network
+from cityseg.memory import (
+    BASE_BYTES,
+    WEIGHT_BYTES,
+    average_bytes,
+    host_bytes,
+    parameters_of,
+    training_bytes,
+)
 
-TRAINING_BYTES: Final = 16
-"""A parameter in float32 training: value, gradient and Adam's two moments."""
 STATE_BYTES: Final = 12
 """A parameter in a saved state: value and two moments."""
-WEIGHT_BYTES: Final = 4
-BASE_BYTES: Final = 1.2e9
-"""Python, torch and one cell's data loading, resident."""
-ACTIVATION_BYTES: Final = 8e3
-"""Of one input pixel, kept for the backward pass; measured with the paper's network. One that keeps
-more is given more, by as much."""
 MEMORY_SHARE: Final = 0.9
 """Of the memory that is free at the start: the rest is for Ray and the system."""
 
@@ -42,7 +40,7 @@ class Machine:
     def here() -> "Machine":
         """This machine."""
         cores = len(psutil.Process().cpu_affinity() or [0])
-        return Machine(cores, psutil.virtual_memory().available, torch.cuda.device_count())
+        return Machine(cores, host_bytes(), torch.cuda.device_count())
 
 
 @dataclass(frozen=True)
@@ -119,60 +117,12 @@ def cell_memory_bytes(config: Config, on_gpu: bool) -> int:
         return int(config.resources.memory_gb * 1e9)
     if on_gpu:
         return int(2 * BASE_BYTES + state_bytes(config))
-    height, width = config.data.input_size
-    pixels = height * width * max(config.train.batch_size, config.evaluate.batch_size)
-    training = TRAINING_BYTES * parameters_of(config) + _average_bytes(config)
-    share = max(1.0, kept_bytes(config) / kept_bytes(Config()))
-    return int(BASE_BYTES + training + ACTIVATION_BYTES * share * pixels)
+    return training_bytes(config)
 
 
 def state_bytes(config: Config) -> int:
     """What a cell's saved state takes."""
-    return STATE_BYTES * parameters_of(config) + _average_bytes(config)
-
-
-def _average_bytes(config: Config) -> int:
-    return WEIGHT_BYTES * parameters_of(config) if config.train.ema_decay else 0
-
-
-def parameters_of(config: Config) -> int:
-    """Trainable values of the configuration's network; nothing is allocated."""
-    return _parameters(_architecture(config.model))  # pyright: ignore[reportArgumentType] # a frozen section has a hash
-
-
-def kept_bytes(config: Config) -> int:
-    """What autograd keeps of a training batch of the configuration's network; computes nothing."""
-    return _kept_bytes(_architecture(config.model))  # pyright: ignore[reportArgumentType]
-
-
-def _architecture(settings: Model) -> Model:
-    """The settings that its size depends on; for the rest, any."""
-    return settings.model_copy(update={"weights": "none", "weights_sha256": None, "dropout": 0.0})
-
-
-@functools.cache
-def _parameters(settings: Model) -> int:
-    with torch.device("meta"):
-        return count_parameters(network(settings))
-
-
-@functools.cache
-def _kept_bytes(settings: Model) -> int:
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # held, so that the key is not given out again
-        return tensor
-
-    with torch.device("meta"):
-        model = network(settings)
-        image = torch.empty(2, 3, 128, 256)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            for logits in model.supervised(image):
-                logits.log_softmax(dim=1)
-    weights = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
-    return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+    return STATE_BYTES * parameters_of(config) + average_bytes(config)
 
 
 @dataclass(frozen=True)

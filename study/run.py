@@ -12,16 +12,17 @@ from typing import Annotated, Final, Literal
 import tyro
 from rich.console import Console
 
+from cityseg import commandline
 from cityseg.cache import frame_reader
-from cityseg.config import Config
-from cityseg.data import index
+from cityseg.config import Config, shown
+from cityseg.data import index, resolved
 from cityseg.errors import INTERRUPTED, InputError, user_command
 from cityseg.model import encoder_weights
 from cityseg.plan import Plan, resolve
 from study.analysis import fold_table, read_variant, variant_table
 from study.begin import begin, only_driver
 from study.evidence import comparison_table
-from study.home import Home, make, open_home
+from study.home import Home, open_home
 from study.keep import tidy
 from study.objects import url_of
 from study.progress import Board
@@ -107,7 +108,7 @@ class Arguments:
 @user_command
 def main() -> int:
     """Run the command line; returns its exit code."""
-    arguments = tyro.cli(
+    arguments = commandline.read(
         Arguments, prog="python -m study.run", description=inspect.getdoc(Arguments)
     )
     console = Console(soft_wrap=True, highlight=False)
@@ -116,7 +117,8 @@ def main() -> int:
     console.print(f"configuration: {plan.source}", plan.describe_data(), sep="\n", markup=False)
     home = home_of(arguments, plan)
     with only_driver(home.study), home.driving():
-        begin(home.study, plan, arguments.folds_file, recorded(arguments.storage))
+        local = arguments.address is None  # elsewhere, each machine decodes when it needs them
+        begin(home.study, plan, arguments.folds_file, recorded(arguments.storage), decode=local)
         home.push()
         console.print(home.study.read_folds().describe(), markup=False)
         run_cells(home, console, arguments)
@@ -164,19 +166,16 @@ def recorded(storage: str | None) -> str | None:
 
 
 def home_of(arguments: Arguments, plan: Plan) -> Home:
-    """The study's home, its folder made if need be.
+    """The study's home.
 
     Raises:
-        InputError: a name that is not one folder's, a folder that cannot be made, or a URL that
-            cannot be used.
+        InputError: a name that is not one folder's, or a URL that cannot be used.
     """
     name = plan.source.stem if arguments.name is None else arguments.name
-    if not name or Path(name).name != name or name.startswith("."):
-        raise InputError("--name", got=repr(name), expected="the name of one folder")
+    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
+        raise InputError("--name", got=shown(name), expected="the name of one folder")
     url = url_of(arguments.results)
-    home = open_home(f"{url}/{name}" if url else str((arguments.results / name).resolve()))
-    make(home.study.folder)
-    return home
+    return open_home(f"{url}/{name}" if url else str(resolved(arguments.results / name)))
 
 
 def run_cells(home: Home, console: Console, arguments: Arguments) -> None:
@@ -213,7 +212,7 @@ def decode(board: Board) -> None:
         InputError: a frame that cannot be read, or no room.
     """
     data = board.record.data
-    train, val = board.study.read_folds().split(index(data.root, "train"), 1)
+    train, val = board.study.folds_of(board.record).split(index(data.root, "train"), 1)
     frame_reader([*train, *val], board.record.config)
 
 

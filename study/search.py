@@ -6,7 +6,7 @@ asked for only when there is room for them: every proposal can then rest on all 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -14,10 +14,14 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from cityseg import memory
 from cityseg.cell import Epoch
 from study.console import Watch
 from study.schedule import Cell, Schedule
 from study.store import variant_name
+
+KILLED_FOR_MEMORY: Final = ("OOM killer", "low on memory", "OutOfMemory")
+"""In what Ray says of a process that was killed, by the system or by itself."""
 
 
 class FoldSearch(Searcher):
@@ -108,8 +112,18 @@ class FoldScheduler(FIFOScheduler):
         if trial.should_recover():
             return
         crashes = trial.run_metadata.num_failures
-        reason = f"crashed {crashes} times in one epoch, the last: {last_error(trial)}"
-        self.schedule.fail(*cell_of(trial), reason)
+        last = last_error(trial)
+        reason = f"crashed {crashes} times in one epoch, the last: {last}"
+        variant, fold = cell_of(trial)
+        if any(sign in last for sign in KILLED_FOR_MEMORY):
+            reason += f"; {self._would_fit(variant)}"
+        self.schedule.fail(variant, fold, reason)
+
+    def _would_fit(self, variant: int) -> str:
+        board = self.schedule.board
+        config = board.study.config(variant, board.record)
+        there = memory.host_bytes()
+        return f"of {there / 1e9:.1f} GB free, would fit: {memory.would_fit(config, there)}"
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """The oldest trial of an open row."""

@@ -41,8 +41,8 @@ def _class_numbers(classes: ClassScores) -> pd.DataFrame:
         "std": "sample_std", "pooled_iou": "pooled", "folds": "labelled_folds",
         "gain": "gain_at_median",
     })  # fmt: skip
-    numbers["percentile_low"] = [interval.low for interval in classes.intervals]
-    numbers["percentile_high"] = [interval.high for interval in classes.intervals]
+    numbers["student_low"] = [interval.low for interval in classes.intervals]
+    numbers["student_high"] = [interval.high for interval in classes.intervals]
     return numbers.assign(
         drawn=classes.unit, limits=[c in classes.limiting for c in range(len(CLASS_NAMES))]
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import (
     Discriminator,
     Field,
@@ -21,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from cityseg.config import Config, Section, Seed, parse, validate
+from cityseg import plainyaml
+from cityseg.config import Config, Section, Seed, parse, shown, validate
 from cityseg.errors import InputError
 
 Parameters = dict[str, Any]
@@ -299,11 +299,11 @@ def grid_of(words: tuple[str, ...]) -> dict[str, list[Any]]:
     for word in words:
         key, _, text = word.partition("=")
         try:
-            values = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date or a number that is none
+            values = plainyaml.load(text)
+        except plainyaml.DocumentError:
             values = None
         if not key or not isinstance(values, list) or not values:
-            raise InputError("--grid", got=repr(word), expected="such as train.lr=[1e-4,3e-4]")
+            raise InputError("--grid", got=shown(word), expected="such as train.lr=[1e-4,3e-4]")
         grid[key] = values
     return grid
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy import optimize, stats
+from scipy.special import gammaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from study.tally import class_iou, hits_and_unions, mean_over
 
@@ -104,18 +104,23 @@ def corrected_mean(
     ratio = 1 / (count - 1) if test_train_ratio is None else test_train_ratio
     std = float(np.std(scores, ddof=1))
     error, freedom = math.sqrt(1 / count + ratio) * std, count - 1
-    half = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * error
-    interval = Interval(mean - half, mean + half)
+    interval = t_interval(mean, error, freedom)
     p_value = two_sided_t(mean, error, freedom)
     detectable = detectable_difference(error, freedom)
     return CorrectedMean(mean, std, error, count, interval, p_value, detectable)
+
+
+def t_interval(value: float, std_error: float, freedom: float) -> Interval:
+    """95 % interval of a value whose error has Student's t distribution."""
+    half = float(stdtrit(freedom, 1 - ALPHA / 2)) * std_error
+    return Interval(value - half, value + half)
 
 
 def two_sided_t(mean: float, std_error: float, freedom: float) -> float:
     """p of a t test that the true mean is 0; without any spread 1 for a mean of 0, and 0 else."""
     if std_error == 0:
         return float(mean == 0)
-    return float(2 * stats.t.sf(abs(mean) / std_error, freedom))
+    return float(2 * stdtr(freedom, -abs(mean) / std_error))
 
 
 def detectable_difference(
@@ -139,17 +144,19 @@ def _noncentrality(freedom: float, power: float, alpha: float) -> float:
     `QUANTILES` stand for all: scipy's own `nct.cdf` gives NaN for few degrees of freedom.
     """
     if math.isinf(freedom):  # the far tail adds less than 1e-6 at any power worth asking for
-        return float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
+        return float(ndtri(1 - alpha / 2) + ndtri(power))
+    from scipy.optimize import brentq  # long to import: not where nothing is compared
+
     chances = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    stds = np.sqrt(stats.chi2.ppf(chances, freedom) / freedom)
-    bars = stats.t.ppf(1 - alpha / 2, freedom) * stds
+    stds = np.sqrt(2 * gammaincinv(freedom / 2, chances) / freedom)
+    bars = stdtrit(freedom, 1 - alpha / 2) * stds
 
     def lacks(shift: float) -> float:
-        above, below = stats.norm.sf(bars - shift), stats.norm.cdf(-bars - shift)
+        above, below = ndtr(shift - bars), ndtr(-bars - shift)
         return float((above + below).mean()) - power
 
     # typed for `full_output`, too, which would return a pair
-    return optimize.brentq(lacks, 0, bars[-1] + 10)  # pyright: ignore[reportReturnType]
+    return brentq(lacks, 0, bars[-1] + 10)  # pyright: ignore[reportReturnType]
 
 
 def holm(p_values: Sequence[float]) -> Float64[np.ndarray, " m"]:

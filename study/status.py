@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from cityseg import commandline
 from cityseg.errors import user_command
 from study.console import Watch, remaining_text, rows_planned
 from study.home import TABLE_FILES, Home, is_held
@@ -123,7 +124,7 @@ def reason_lines(board: Board, why: RowStatus) -> list[str]:
 @user_command
 def main() -> int:
     """Run the command."""
-    return tyro.cli(status, prog="python -m study.status")
+    return commandline.call(status, prog="python -m study.status")
 
 
 if __name__ == "__main__":

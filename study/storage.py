@@ -95,6 +95,7 @@ def one_line_errors(storage: str) -> Iterator[None]:
 def _url(storage: str) -> URL:
     try:
         url = make_url(storage)
+        url.get_dialect()
     except ArgumentError:
         raise InputError(
             "--storage", got="no URL of a database", expected="sqlite, journal, or "

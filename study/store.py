@@ -185,6 +185,22 @@ class Study:
         """Read folds.json, its hash checked."""
         return read_folds(self.folds_file)
 
+    def folds_of(self, record: StudyRecord) -> FoldsFile:
+        """Read folds.json, and hold it against the record.
+
+        Raises:
+            InputError: damaged, or not the one that the study began with.
+        """
+        folds = self.read_folds()
+        if folds.content_hash() != record.folds_hash:
+            raise InputError(
+                f"{self.folds_file} is not the one this study began with",
+                got=f"hash {folds.content_hash()[:12]}",
+                expected=f"{record.folds_hash[:12]}, as {self.record_file.name} says",
+                remedy="restore it: scores by other folds are not this study's",
+            )
+        return folds
+
 
 def variant_name(variant: int) -> str:
     """Such as `v003`."""

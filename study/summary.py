@@ -79,6 +79,10 @@ class BootstrapPart(Part):
 
     value: Number
     std_error: Number
+    freedom: Number
+    """Degrees of freedom of Student's t; fractions, as units of unlike size are fewer like ones."""
+    interval: IntervalPart
+    """The one that is printed: by Student's t."""
     percentile: IntervalPart
     bca: IntervalPart
     replicates: int
@@ -92,7 +96,7 @@ class ClassPart(Part):
     """Mean over the folds that have one; null: occurs nowhere, and is left out of the mean."""
     iou_of_folds: list[Number]
     interval: IntervalPart
-    """Of `iou`, by the bootstrap (percentile)."""
+    """Of `iou`, by the bootstrap (`BootstrapPart.interval`)."""
     std: Number
     """Sample std (ddof = 1) of the folds' IoU."""
     pooled_iou: Number

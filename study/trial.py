@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from ray.tune.trainable.function_trainable import wrap_function
 from cityseg import atomic, minicity
 from cityseg.cell import read_epochs
 from cityseg.data import Frame, fingerprint, index
-from cityseg.errors import InputError, TrainingError
+from cityseg.errors import InputError, TrainingError, TransientError
+from cityseg.findings import changed
 from cityseg.train import train_cell, use_device
 from study.console import epoch_line
 from study.home import open_home
@@ -26,6 +28,9 @@ from study.store import Study, StudyRecord, variant_name
 SLOT: Final = "cell"
 """Ray resource of which a study's own Ray has as many as cells may run at a time."""
 
+PAUSE_S: Final = 10
+"""Before a cell is tried again that met what may pass."""
+
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +38,8 @@ def run_cell(trial: dict[str, Any]) -> None:
     """Train a cell to its end, from wherever it stands; report every epoch once it is committed.
 
     A failure that would happen again is reported as a result, so that Ray does not retry it; the
-    reason is in the cell's folder. Anything else is raised, and retried from the last epoch.
+    reason is in the cell's folder. Anything else is raised, and retried from the last epoch; what
+    may pass, such as a full disk, after a pause.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     home = open_home(trial["study"], "worker")
@@ -41,7 +47,9 @@ def run_cell(trial: dict[str, Any]) -> None:
     with home.training(trial["variant"], trial["fold"]) as commit:
         try:
             train(study, trial, commit)
-        except StoreError:  # another time it may be there
+        except (StoreError, TransientError) as error:
+            log.error("%s stopped: %s", trial_name(trial), error)
+            time.sleep(PAUSE_S)
             raise
         except (InputError, TrainingError) as error:
             log.error("%s failed: %s", trial_name(trial), error)
@@ -57,14 +65,16 @@ def train(study: Study, trial: dict[str, Any], commit: Callable[[], None]) -> No
     Raises:
         InputError, TrainingError: a failure that would happen again.
         StoreError: what was trained cannot be committed.
+        TransientError: as `train_cell`.
     """
     variant, fold = trial["variant"], trial["fold"]
     record, cell = study.read(), study.cell(variant, fold)
     config = study.config(variant, record)
     resources = record.config.resources.model_copy(update={"cpus_per_trial": trial["cpus"]})
     config = config.model_copy(update={"resources": resources})
-    train, val = study.read_folds().split(frames_here(record), fold)
-    with Monitor(record.name, variant, fold, cell.folder, read_epochs(cell.epochs)) as monitor:
+    train, val = study.folds_of(record).split(frames_here(record), fold)
+    shown = Monitor(record.name, variant, fold, cell.folder, read_epochs(cell.epochs))
+    with atomic.disk_faults(cell.folder / "tensorboard"), shown as monitor:
         for epoch in train_cell(config, train, val, cell, use_device(resources)):
             log.info(epoch_line(variant, fold, epoch, config.train.epochs))
             monitor.epoch(epoch)
@@ -86,8 +96,10 @@ def frames_here(record: StudyRecord) -> list[Frame]:
         root = minicity.ensure(record.config.city)
     frames = index(root, "train")
     if fingerprint(frames) != data.fingerprint:
+        others = [frame.name for frame in changed(frames)]
+        named = f"; {len(others)} frames have changed, the first {others[0]}" if others else ""
         raise InputError(
-            f"{root} on {os.uname().nodename} is not the data set that the study began with",
+            f"{root} on {os.uname().nodename} is not the data set that the study began with{named}",
             remedy="give every machine the same one at the same path, or by CITYSCAPES_DATASET",
         )
     return frames

@@ -7,6 +7,7 @@ study is continued by a new Tuner over the cells that are not done.
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -24,6 +25,9 @@ RAY_ENVIRONMENT: Final = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to silence Tune's own tables
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # epochs.csv is the record
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",  # Ctrl-C does not wait for an epoch's end
+    # A Ray started here is of one machine: all its ports are on loopback then, where it would open
+    # most of them to the network. Of no effect on a cluster that is joined. (docs/security.md)
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 """Where the user has set nothing else; Ray reads it when it is imported."""
 for _key, _value in RAY_ENVIRONMENT.items():
@@ -37,7 +41,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 from rich.console import Console
 
-from cityseg.errors import InputError
+from cityseg.errors import InputError, TransientError, terminations_as_ctrl_c
+from study import sessions
 from study.advisor import Advisor
 from study.console import Watch
 from study.home import Home, open_home
@@ -73,6 +78,8 @@ class Cluster:
     """Whether it is spoken to through Ray's client (ray://): the driver then runs over there."""
     dashboard: str
     """Host and port; empty without one."""
+    session: Path | None = None
+    """Folder of a Ray of our own: its sockets, its logs, and Tune's files."""
 
 
 def connect(
@@ -92,21 +99,42 @@ def connect(
 def _own_ray(dashboard: bool, settle: Callable[[list[Machine]], Allotment]) -> Iterator[Cluster]:
     """Whatever else runs here is left alone; stopped in the end."""
     allotment = settle([Machine.here()])
-    context = ray.init(
-        address="local",
-        num_cpus=max(Machine.here().cores, allotment.slots * allotment.cpus),
-        resources={SLOT: allotment.slots},
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    _hide_token()
+    sessions.sweep()
+    _make_token()
+    context = _start_ray(dashboard, allotment)
+    session = Path(context.address_info["session_dir"])
     try:
-        with _interrupted_if_raylet_dies():
-            yield Cluster(allotment, True, False, context.dashboard_url or "")
+        with sessions.held(session), _interrupted_if_raylet_dies():
+            yield Cluster(allotment, True, False, context.dashboard_url or "", session)
     finally:
         ray.shutdown()
+        sessions.forget(session)
+
+
+def _start_ray(dashboard: bool, allotment: Allotment) -> Any:
+    """Start one here.
+
+    Raises:
+        InputError: this machine does not let it.
+    """
+    try:
+        return ray.init(
+            address="local",
+            num_cpus=max(Machine.here().cores, allotment.slots * allotment.cpus),
+            resources={SLOT: allotment.slots},
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray raises no other where a start takes it too long
+        ray.shutdown()
+        raise InputError(
+            "cannot start a Ray on this machine",
+            got=f"{_said(error)} ({sessions.room()})",
+            remedy="where it timed out, try again when the machine is less busy; RAY_TMPDIR names "
+            "another folder for it; python -m cityseg train needs no Ray",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -130,10 +158,15 @@ def _interrupted_if_raylet_dies() -> Iterator[None]:
         watcher.join()
 
 
-def _hide_token() -> None:
-    """Ray writes its token readable to all; who has it can run anything as this user."""
+def _make_token() -> None:
+    """Ray would write its token readable to all; who has it can run anything as this user."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    with contextlib.suppress(OSError):  # another's, or none: the token came by RAY_AUTH_TOKEN
+    with contextlib.suppress(OSError):  # another's, or no home: Ray says what it lacks
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
         path.chmod(0o600)
 
 
@@ -149,8 +182,7 @@ def _running_ray(address: str, settle: Callable[[list[Machine]], Allotment]) -> 
     try:
         context = _join(address, attempts=CLIENT_ATTEMPTS if remote else 1)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise _no_ray(address, lines[0]) from None
+        raise _no_ray(address, _said(error)) from None
     try:
         yield Cluster(settle(_machines()), False, remote, context.dashboard_url or "")
     finally:
@@ -199,11 +231,20 @@ def _stderr_closed() -> Iterator[None]:
         os.close(stderr)
 
 
+def _said(error: Exception) -> str:
+    """The first of Ray's many lines; all of them where versions differ, which come after it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (
+        " ".join(" ".join(lines).split()) if lines[0].startswith("Version mismatch") else lines[0]
+    )
+
+
 def _no_ray(address: str, said: str) -> InputError:
     return InputError(
         f"--address {address}",
         got=said,
-        expected="a running Ray that knows our token (RAY_AUTH_TOKEN, or ~/.ray/auth_token)",
+        expected="a running Ray of our version that knows our token (RAY_AUTH_TOKEN, or "
+        "~/.ray/auth_token)",
         remedy="start one with: RAY_AUTH_MODE=token ray start --head",
     )
 
@@ -251,7 +292,7 @@ def run(home: Home, board: Board, cluster: Cluster, console: Console, storage: s
         InputError: the storage cannot be used.
     """
     watch = Watch(board, console, cluster.allotment.slots)
-    with _terminations_as_ctrl_c(), watch:
+    with terminations_as_ctrl_c(), watch:  # Ray has put handlers of its own
         if cluster.remote:
             _watch_from_afar(home, board, watch, cluster, storage)
         else:
@@ -301,11 +342,13 @@ def _drive(home: Home, board: Board, watch: Watch, cluster: Cluster, storage: st
         home.tidy(board)
 
     schedule = _Schedule(home, board, advisor, closed)
-    with tempfile.TemporaryDirectory(prefix="cityseg-study-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="cityseg-study-", dir=cluster.session) as scratch:
         tuner = _tuner(schedule, home.where, watch, cluster.allotment, cluster.own, scratch)
         with unwrapped_errors():
             tuner.fit()
     keep()
+    if cluster.session and any(row.status == "failed" for row in board):
+        sessions.keep(cluster.session)
 
 
 @contextlib.contextmanager
@@ -313,12 +356,12 @@ def unwrapped_errors() -> Iterator[None]:
     """Tune wraps what its callbacks raise: a storage that is gone is the user's again.
 
     Raises:
-        InputError: one that was raised within.
+        InputError, TransientError: one that was raised within.
     """
     try:
         yield
     except TuneError as error:
-        if isinstance(error.__context__, InputError):
+        if isinstance(error.__context__, InputError | TransientError):
             raise error.__context__ from None
         raise
 
@@ -357,7 +400,7 @@ def _watch_from_afar(
         ray.wait([task], timeout=FAREWELL_S)
         home.pull()
     except RayTaskError as error:
-        if isinstance(error.cause, InputError):
+        if isinstance(error.cause, InputError | TransientError):
             raise error.cause from None
         raise
 
@@ -413,19 +456,3 @@ def _lasting_ctrl_c() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _terminations_as_ctrl_c() -> Iterator[None]:
-    """Ray stops in good order at SIGINT, but is aborted by these."""
-
-    def interrupt(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

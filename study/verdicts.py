@@ -9,6 +9,7 @@ import pandas as pd
 from cityseg.labels import CLASS_NAMES
 from study.analysis import FoldTable
 from study.bootstrap import Estimate, Unit
+from study.cautions import of_folds, of_tests
 from study.comparison import Comparison
 from study.evidence import ComparisonTable, IntervalTable, ScoreEvidence
 from study.space import Objective
@@ -44,7 +45,8 @@ def _finding(
 ) -> str:
     variant = folds.variant
     if compared and compared.comparisons:
-        return f"{compared.comparisons[0].verdict}."
+        caution = of_tests(variant.folds) if _shows(compared) else []
+        return " ".join([f"{compared.comparisons[0].verdict}.", *caution])
     if intervals is None:
         done = f"{folds.finished} of {len(folds.cells)} folds"
         return f"Nothing can be claimed of {variant.title} yet: {done} are done."
@@ -55,6 +57,10 @@ def _finding(
         f" other trainings on such folds would give {' to '.join(ends)} (95 % interval,"
         f" {variant.folds} folds)."
     )
+
+
+def _shows(table: ComparisonTable) -> bool:
+    return any(one.is_shown for one in table.comparisons)
 
 
 def interval_numbers(table: IntervalTable) -> pd.DataFrame:
@@ -84,6 +90,8 @@ def _estimates(mean: Estimate, pooled: Estimate) -> dict[str, object]:
     numbers: dict[str, object] = {}
     for name, one in (("mean", mean), ("pooled", pooled)):
         numbers |= {name: one.value, f"{name}_std_error": one.std_error}
+        numbers |= _ends(f"{name}_student", one.student)
+        numbers[f"{name}_freedom"] = one.freedom
         numbers |= _ends(f"{name}_percentile", one.percentile)
         numbers |= _ends(f"{name}_bca", one.bca)
         numbers[f"{name}_replicates"] = one.replicates
@@ -108,7 +116,7 @@ def interval_text(table: IntervalTable) -> pd.DataFrame:
 
 
 def _interval_column(score: ScoreEvidence) -> list[float]:
-    corrected, drawn = score.corrected, score.estimates.mean_of_folds.percentile
+    corrected, drawn = score.corrected, score.estimates.mean_of_folds.interval
     return [
         score.spread.mean, score.spread.std, corrected.std,
         corrected.interval.low, corrected.interval.high, drawn.low, drawn.high,
@@ -126,7 +134,9 @@ def interval_caption(table: IntervalTable) -> str:
         "Folds: 95 % interval of the mean for other trainings, by the corrected t test of Nadeau"
         " and Bengio (2003).",
         f"{estimates.unit.capitalize()}: 95 % interval of the mean for these networks on other"
-        f" frames, by a bootstrap of {UNIT_WORDS[estimates.unit]} ({estimates.units}).",
+        f" frames, by a bootstrap of {UNIT_WORDS[estimates.unit]} ({estimates.units}) with"
+        " Student's t.",
+        *of_folds(variant.folds, variant.grouping),
         *_few_cities(table.cities, estimates.unit),
         *_missed(table.scores),
         "Pooled: mIoU of the counts summed over the folds.",
@@ -166,6 +176,7 @@ def _comparison_numbers(one: Comparison, table: ComparisonTable) -> dict[str, ob
     numbers: dict[str, object] = {"row": one.row, "base": one.base}
     numbers |= {"objective": table.rows.objective, "difference": one.difference}
     numbers |= _ends("t", one.by_fold.interval)
+    numbers |= _ends("student", one.by_unit.student)
     numbers |= _ends("percentile", one.by_unit.percentile)
     numbers |= _ends("bca", one.by_unit.bca)
     return numbers | {
@@ -219,6 +230,7 @@ def comparison_caption(
         "p is the larger, and the interval the wider, of the corrected t test over folds (Nadeau"
         f" and Bengio 2003) and a paired bootstrap of {drawn}; p (Holm) is adjusted for"
         f" {table.comparisons[0].compared} rows.",
+        *of_tests(variant.folds),
         "Detectable: the smallest true difference that a study such as this would show in 80 of"
         " 100 cases at 5 %, of one row alone.",
     ]

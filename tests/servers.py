@@ -115,6 +115,21 @@ def serving(
 
 
 @contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk of its own, in memory, mounted at a new folder; only root may do so."""
+    folder.mkdir()
+    size = f"size={megabytes}m"
+    words = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", size, "none", str(folder)]
+    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        unavailable(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """A PostgreSQL of our own, empty; yields its URL, password included.
 

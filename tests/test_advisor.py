@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from servers import free_port, postgres
+from servers import free_port, postgres, small_disk
 from sqlalchemy import Engine, event
 
 from cityseg.errors import InputError
@@ -427,6 +427,27 @@ def test_a_damaged_file_is_one_line_that_says_what_to_do(study: Study, storage: 
     with pytest.raises(InputError, match=f"cannot use the storage {storage}: .*remove it") as told:
         advise(study, storage)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_a_full_disk_is_one_line_and_what_was_not_written_is_made_up_for(
+    study: Study, tmp_path: Path, storage: str
+):
+    with small_disk(tmp_path / "disk", 4) as disk:
+        small = Study(Path(shutil.copytree(study.folder, disk / study.folder.name)))
+        rows_of_all_kinds(small)
+        advisor = Advisor(small, small.read(), storage)
+        with (disk / "filling").open("wb") as filling:
+            os.posix_fallocate(filling.fileno(), 0, shutil.disk_usage(disk).free)
+        with pytest.raises(InputError, match=f"cannot use the storage {storage}: .* full|space"):
+            for _ in range(100):  # what is left of the file's last page is used up first
+                advisor.synchronise(list(Board.read(small)))
+                advisor._trials.clear()
+        (disk / "filling").unlink()
+        advise(small, storage)
+        assert [t.user_attrs["variant"] for t in trials_of(small, storage)][:4] == [
+            "v000", "v001", "v002", "v003"
+        ]  # fmt: skip
 
 
 def test_a_password_is_written_nowhere(study: Study, server: str):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +253,45 @@ def test_there_is_one_driver_at_a_time(study: Study):
         pass
     with only_driver(study):
         pass
+
+
+def test_a_refused_start_leaves_nothing(study: Study, plan: Plan):
+    with pytest.raises(InputError), only_driver(study):
+        begin(study, change(plan, variants=1))
+    assert not study.folder.parent.exists()
+
+
+def test_a_refused_start_takes_nothing_that_was_there(study: Study, plan: Plan):
+    study.folder.mkdir(parents=True)
+    (study.folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError), only_driver(study):
+        begin(study, change(plan, variants=1))
+    assert [path.name for path in study.folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_refused_continuation_leaves_the_study_as_it_was(begun: Study, plan: Plan):
+    before = {path: path.read_bytes() for path in begun.folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError), only_driver(begun):
+        begin(begun, change(plan, variants=1))
+    begun.lock_file.unlink()
+    assert before == {p: p.read_bytes() for p in begun.folder.rglob("*") if p.is_file()}
+
+
+def test_who_waits_for_the_lock_of_a_refused_start_gets_it(study: Study):
+    """The refused one removes the lock file that the other has open."""
+    held, entered = threading.Event(), threading.Event()
+
+    def wait_and_drive() -> None:
+        held.wait()
+        with only_driver(study):
+            assert study.lock_file.exists()
+            entered.set()
+
+    waiting = threading.Thread(target=wait_and_drive)
+    waiting.start()
+    with pytest.raises(InputError), only_driver(study):
+        held.set()
+        time.sleep(0.2)
+        raise InputError("refused")
+    waiting.join()
+    assert entered.is_set()

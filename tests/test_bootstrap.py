@@ -74,13 +74,48 @@ def test_intervals_are_scipys_of_the_same_replicates(sizes):
         for j, sample in enumerate(samples)
     ]  # fmt: skip
     replicates = theirs["BCa"].bootstrap_distribution
-    ours = estimate(float(statistic(*samples)), replicates, jackknives)
+    ours = estimate(float(statistic(*samples)), replicates, jackknives, freedom=11.5)
 
     for method, interval in (("percentile", ours.percentile), ("BCa", ours.bca)):
         assert (interval.low, interval.high) == pytest.approx(
             tuple(theirs[method].confidence_interval)
         )
     assert ours.std_error == pytest.approx(theirs["BCa"].standard_error)
+    assert ours.interval == ours.student and ours.freedom == 11.5
+    assert ours.student.high == 1, "no score is higher"
+
+
+def test_the_printed_interval_is_scipys_t():
+    """Frames of like size: a mean of 5 has 4 degrees of freedom."""
+    there = one_fold([2, 3, 6, 4, 4])
+    ours = estimate_scores(there, resample(there.layout, "frames", 500)).mean_of_folds
+
+    assert ours.freedom == pytest.approx(4)
+    theirs = stats.t.interval(0.95, 4, ours.value, ours.std_error)
+    assert (ours.interval.low, ours.interval.high) == pytest.approx(theirs)
+
+
+def test_cities_of_unlike_size_are_as_fewer_like_ones():
+    """Frames 1, 2 and 5 in one fold, 3 and 3 in the other: 64 / 30 and 2 less one each."""
+    names = names_of("abbccccc" + "dddeee")
+    wrong = linear([1] * 14)
+    there = row([names[:8], names[8:]], [wrong[:8], wrong[8:]])
+    draws = resample(there.layout, "cities", 5)
+
+    assert draws.freedom == pytest.approx(64 / 30 - 1 + 1)
+    np.testing.assert_allclose(draws.class_freedom(there), [64 / 30, 64 / 30])
+
+
+def test_a_class_of_one_city_has_one_degree_of_freedom():
+    counts = np.zeros((4, 2, 2), np.int64)
+    counts[:, 0, 0] = 10
+    counts[1, 1, 1] = 5
+    there = row([names_of("abcd")], [counts])
+    draws = resample(there.layout, "cities", 200)
+
+    np.testing.assert_allclose(draws.class_freedom(there), [3, 1])
+    rare = estimate_scores(there, draws).class_pooled[1]
+    assert (rare.freedom, rare.interval.low, rare.interval.high) == (1, 1, 1)
 
 
 def test_without_one_leaves_out_each_city_once():

@@ -132,7 +132,7 @@ def test_each_classs_interval_is_the_bootstraps(study):
     theirs = table.scores[2].estimates.class_mean
     assert ours.unit == "frames"
     for c in (0, 5, 16):
-        assert ours.intervals[c] == theirs[c].percentile
+        assert ours.intervals[c] == theirs[c].interval
         assert ours.intervals[c].low <= ours.statistics[c].iou <= ours.intervals[c].high
     assert "by a bootstrap of single frames" in sheets.class_caption(ours)
 
@@ -163,7 +163,7 @@ def test_the_csv_has_all_that_is_known_of_a_class(study):
     line = numbers.iloc[3 * NUM_CLASSES + 5]
     assert line["precision"] == ours.statistics[5].precision
     assert line["labelled_folds"] == 3
-    assert line["percentile_high"] == ours.intervals[5].high
+    assert line["student_high"] == ours.intervals[5].high
     assert numbers["limits"].iloc[3 * NUM_CLASSES :].to_numpy().nonzero()[0].tolist() == sorted(
         ours.limiting
     )

@@ -101,7 +101,7 @@ def test_both_must_reject_and_the_wider_interval_is_given():
     assert ours.by_fold.p_value < 0.01
     assert ours.unit_p_value > 0.1
     assert ours.p_value == ours.unit_p_value
-    assert ours.interval == ours.by_unit.percentile
+    assert ours.interval == ours.by_unit.student
     assert not ours.is_shown
 
 
@@ -133,7 +133,7 @@ def test_one_fold_gives_no_test():
     (ours,) = compare(rows, "v000", resample(rows["v000"].layout, "cities", 50))
 
     assert math.isnan(ours.p_value) and math.isnan(ours.adjusted) and not ours.is_shown
-    assert ours.interval == ours.by_unit.percentile, "what is known is given"
+    assert ours.interval == ours.by_unit.student, "what is known is given"
     assert "no test possible" in ours.verdict
 
 
@@ -166,7 +166,7 @@ def test_a_verdict_tells_what_holds_for_these_networks_alone():
     assert not ours.is_shown
     assert ours.verdict.startswith("No difference of v001 to v000 is shown: 6.0 points")
     assert "; these very networks do differ on other cities (p < 0.001 after Holm)" in ours.verdict
-    alone = replace(ours, by_fold=replace(ours.by_fold, interval=ours.by_unit.percentile))
+    alone = replace(ours, by_fold=replace(ours.by_fold, interval=ours.by_unit.student))
     assert " of this row alone, p = " in alone.verdict
 
 

@@ -58,6 +58,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "PAUSES_S", (0, 0, 0))
     monkeypatch.setattr(owner, "SETTLE_S", 0)
+    monkeypatch.setattr(owner, "WATCH_S", 0.01)
     monkeypatch.setattr("cityseg.atomic.sync", lambda _: None)
 
 
@@ -508,6 +509,33 @@ def test_a_dead_driver_is_taken_over_from(
     with owner.owning(store, folders[1]):
         now = owner.owner_of(store)
         assert now and now.id != json.loads(left)["id"]
+
+
+@pytest.mark.parametrize("off_s", [-86_400, 86_400])
+def test_a_clock_that_is_off_neither_kills_a_driver_nor_keeps_a_dead_one_alive(
+    url: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch, off_s: float
+):
+    store = Objects(url)
+    with owner.owning(store, folders[0]):
+        left = json.loads(store.get(owner.NAME))
+    left["beat"] += off_s
+    store.replace(owner.NAME, json.dumps(left).encode())
+    watched: list[float] = []
+
+    def beat(seconds: float) -> None:
+        watched.append(seconds)
+        left["beat"] += seconds
+        store.replace(owner.NAME, json.dumps(left).encode())
+
+    monkeypatch.setattr(owner, "WATCH_S", 1.0)
+    monkeypatch.setattr(owner.time, "sleep", beat)
+    with pytest.raises(InputError, match="being run"), owner.owning(Objects(url), folders[1]):
+        pass
+    assert watched, "an old sign is watched before its driver is taken for dead"
+    monkeypatch.setattr(owner, "WATCH_S", 0.01)
+    monkeypatch.setattr(owner.time, "sleep", lambda _: None)
+    with owner.owning(Objects(url), folders[1]):
+        pass
 
 
 def test_of_two_who_take_over_at_once_one_stays(

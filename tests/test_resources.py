@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cityseg.config import Config, parse
 from cityseg.errors import InputError
-from study.resources import Disk, Machine, allot, check_disk, disk_of, parameters_of
+from cityseg.memory import parameters_of
+from study.resources import Disk, Machine, allot, check_disk, disk_of
 
 GB = 10**9
 SMALL = parse({"resources": {"memory_gb": 1}}, "test")

@@ -42,6 +42,10 @@ def test_what_the_paper_could_have_claimed_of_its_full_res_mean():
     assert ours.mean == pytest.approx(0.655267, abs=1e-6)
     assert ours.std_error == pytest.approx(0.0146289 * math.sqrt(5 / 6), abs=1e-6)
     assert ours.interval.high - ours.mean == pytest.approx(4.30265 * ours.std_error, abs=1e-6)
+    assert (ours.interval.low, ours.interval.high) == pytest.approx((0.598, 0.713), abs=5e-4)
+    assert ours.detectable == pytest.approx(0.0755, abs=5e-4)
+    low = corrected_mean(np.array(PAPER.low)).interval
+    assert (low.low, low.high) == pytest.approx((0.632, 0.722), abs=5e-4)
 
 
 @pytest.mark.parametrize("scores", [[], [0.7], [0.7, math.nan, 0.6]])

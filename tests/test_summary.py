@@ -105,7 +105,7 @@ def test_the_numbers_are_those_of_the_tables(rows, tmp_path, monkeypatch):
     for one in study.comparisons:
         assert (one.verdict, one.adjusted, one.interval.low) == (
             compared["verdict"][one.row], compared["p_holm"][one.row],
-            min(compared["t_low"][one.row], compared["percentile_low"][one.row]),
+            min(compared["t_low"][one.row], compared["student_low"][one.row]),
         )  # fmt: skip
     classes = tables["classes_v002"].set_index(["epoch", "resolution", "class"])
     columns = {"recall": "recall", "precision": "precision", "share": "share", "std": "sample_std",
