@@ -1,6 +1,7 @@
 """The parts beyond the paper: each does what its source says, fits, and is off by default."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d, SqueezeExcitation
 
 from cityseg.attention import AttentionGate, CBAMSkip, SqueezeExcitedSkip
 from cityseg.blocks import ConvBlock, DeepBlock
+from cityseg.checkpoint import load_network, save_weights
 from cityseg.config import Model, parse
 from cityseg.context import BINS, AtrousPyramid, PyramidPooling
 from cityseg.errors import InputError
@@ -110,14 +112,27 @@ def test_by_default_there_is_no_part_in_the_state_dict():
     assert names == {"encoder", "bottleneck", "decoder", "head"}
 
 
-@EVERY
-def test_first_weights_of_encoder_and_bottleneck_are_the_plain_networks(name: str):
-    """Parts that come later in the network draw later: rows of a study begin as alike as can be."""
+@pytest.mark.parametrize("name", [name for name in PARTS if "vanilla" not in name])
+def test_first_weights_are_the_plain_networks_up_to_the_part(name: str):
+    """Parts draw where they stand: rows of a study begin as alike as can be."""
     ours, plain = narrow(**PARTS[name]).state_dict(), narrow().state_dict()
-    if "vanilla" in name:
-        return
-    assert torch.equal(ours["encoder.stages.3.0.conv2.weight"],
-                       plain["encoder.stages.3.0.conv2.weight"])  # fmt: skip
+    common = ["encoder.stages.3.0.conv2.weight"]
+    if "context" not in PARTS[name]:
+        common += ["bottleneck.1.0.weight", "decoder.0.up.weight", "decoder.0.fuse.0.weight"]
+    for key in common:
+        own = key if key in ours else key.replace("fuse.0", "fuse.0.0")  # of a deeper stage
+        assert torch.equal(ours[own], plain[key])
+
+
+@EVERY
+def test_weights_on_disk_bring_their_parts_back(name: str, tmp_path: Path):
+    path, model = tmp_path / "best.safetensors", narrow(**PARTS[name]).eval()
+    config = parse({"model": settings_of(**PARTS[name]).model_dump()}, "a test")
+    save_weights(path, model, config, epoch=1)
+    loaded, _ = load_network(path)
+    image = random(1, 3, 40, 40)
+    assert torch.equal(loaded.eval()(image), model(image))
+    assert loaded.supervision == model.supervision
 
 
 SKIP_MAPS = st.tuples(st.integers(1, 3), st.integers(2, 17), st.integers(2, 17))
