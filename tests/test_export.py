@@ -35,7 +35,7 @@ def test_an_export_computes_the_networks_logits_at_sizes_that_were_never_shown(
     found = export(model, tmp_path / name)
     assert [one.other_classes for one in found] == [0] * len(cityseg.export.SIZES)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    image = np.random.default_rng(1).integers(0, 256, (3, 3, 47, 130), np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (3, 3, 67, 130), np.uint8)
     if name.endswith(".onnx"):
         import onnxruntime
 

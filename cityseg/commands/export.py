@@ -15,7 +15,7 @@ class Export:
     """Weights of ours (best.safetensors)."""
     out: Path = field(kw_only=True)
     """The file: NAME.onnx or NAME.pt2. It takes RGB of 0-255, uint8[batch, 3, height, width] of any
-    size from 33 px, and gives float32 logits of the 19 train ids at that size."""
+    size from 64 px, and gives float32 logits of the 19 train ids at that size."""
 
     def run(self) -> int:
         """Export, compare at several sizes, and print by how much they differ."""

@@ -276,7 +276,7 @@ def setting(what: str, word: str, line: str) -> Fault:
 
 SETTINGS: Final = [
     setting("an unknown key", "train.learning_rate=1",
-            "unknown key train.learning_rate, did you mean train....?"),
+            "unknown key train.learning_rate, did you mean train...?"),
     setting("a key with a letter missing", "train.epoch=3",
             "unknown key train.epoch, did you mean train.epochs?"),
     setting("a word for a number", "train.epochs=many",
@@ -392,10 +392,9 @@ COMMANDS: Final = [
     Fault("command line", "a choice of none", "cityseg", "train --fold 1 --grouping towns",
           "invalid choice 'towns' for argument '--grouping'. Expected one of (...); see: ..."),
     Fault("command line", "no such command", "cityseg", "trian",
-          "Unrecognized options: trian; Available subcommands: train, evaluate, predict, verify, "
-          "prepare; see: cityseg --help"),
+          "Unrecognized options: trian; Available subcommands: train, evaluate, ..."),
     Fault("command line", "no command", "cityseg", "",
-          "Expected one of {train, evaluate, predict, verify, prepare}; see: cityseg --help"),
+          "Expected one of {train, evaluate, ...}; see: cityseg --help"),
     Fault("command line", "a word too many", "status", "a b",
           "Unrecognized options: b; see: python -m study.status --help"),
     Fault("command line", "half a comparison", "analyze", "--compare a",
