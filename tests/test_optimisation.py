@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from cityseg.config import Model, Train
+from cityseg.config import Train
 from cityseg.model import UNet, build_unet
 from cityseg.optimisation import average_of, factor_of, optimizer_of, rate_of, schedule_of
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model() -> UNet:
-    return build_unet(Model(encoder="resnet18", decoder_width=0.0625))
+    return build_unet("resnet18", 0.0625)
 
 
 def train(**settings: Any) -> Train:

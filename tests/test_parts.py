@@ -21,7 +21,6 @@ from cityseg.config import Model, parse
 from cityseg.context import BINS, AtrousPyramid, PyramidPooling
 from cityseg.errors import InputError
 from cityseg.fusion import FeaturePyramid
-from cityseg.losses import cross_entropy
 from cityseg.model import UNet, build_unet, build_vanilla, count_parameters, network
 from cityseg.normalisation import FrozenBatchNorm, group_norm, normalise_by
 from cityseg.step import training_step
@@ -279,8 +278,7 @@ def test_every_supervised_loss_moves_the_weights():
     torch.manual_seed(0)
     model = network(config.model).train()
     before = copy.deepcopy(model.state_dict())
-    optimizer = Adam(model.parameters(), lr=1e-3)
-    step = training_step(model, optimizer, cross_entropy, config, torch.device("cpu"))
+    step = training_step(model, Adam(model.parameters(), lr=1e-3), config, torch.device("cpu"))
     step(batches(1)[0])
     same = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
     assert same == []
@@ -327,8 +325,7 @@ def test_a_frozen_encoder_keeps_its_statistics_and_computes_as_in_evaluation():
     model.load_state_dict(plain.state_dict())
     before = copy.deepcopy(model.state_dict())
     optimizer = Adam(model.parameters(), lr=1e-2)
-    config, cpu = tiny_config(), torch.device("cpu")
-    training_step(model.train(), optimizer, cross_entropy, config, cpu)(batches(1)[0])
+    training_step(model.train(), optimizer, tiny_config(), torch.device("cpu"))(batches(1)[0])
     norms = [m for m in model.encoder.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(norms) == 1 + 4 * 2 + 3, "stem, two a block, three shortcuts"
     after = model.state_dict()

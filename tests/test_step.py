@@ -91,7 +91,7 @@ def still_norms(model: UNet) -> UNet:
 def test_accumulated_passes_are_one_pass_over_them_all(clip: float):
     """With unevenly labelled parts, too; SGD, as Adam would hide the gradient's length."""
     torch.manual_seed(0)
-    model = still_norms(build_unet(tiny_config().model))
+    model = still_norms(build_unet("resnet18", 0.125))
     one, other = batches(2)
     image, target = torch.cat([one.image, other.image]), torch.cat([one.target, other.target])
     batch = TrainBatch(image, target)
