@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cityseg.commands.evaluate import Evaluate
+from cityseg.commands.export import Export
 from cityseg.commands.pictures import Predict, Submit
 from cityseg.data import Frame, Split, index, resolve_root
 from cityseg.errors import INTERRUPTED, InputError, user_command
@@ -203,7 +204,7 @@ def main() -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 bad input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = tyro.cli(
-        Train | Evaluate | Predict | Submit | Verify | Prepare,
+        Train | Evaluate | Predict | Submit | Export | Verify | Prepare,
         prog="cityseg",
         description="Street-scene segmentation: train one cell, evaluate, predict, and so on.",
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Size, Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn.functional import interpolate, unfold
 from torchvision.models.resnet import BasicBlock
 
@@ -78,9 +79,10 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> l
 def resize(x: Float[Tensor, "b c h w"], size: Size | tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
     """Bilinear interpolation to exactly `size` (height, width), corners not aligned.
 
-    Of the same size it is the identity, and skipped: under autocast it would turn to float32.
+    Of the same size it is the identity, and skipped: under autocast it would turn to float32. An
+    exported network, made for any size, has no such branch.
     """
-    if tuple(x.shape[-2:]) == tuple(size):
+    if not is_exporting() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
