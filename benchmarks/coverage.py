@@ -42,7 +42,7 @@ from study.bootstrap import (
     resample,
     widest_unit,
 )
-from study.comparison import compare
+from study.comparison import compare, correct_selection
 from study.statistics import ALPHA, Interval, corrected_mean, holm
 from study.tally import Layout, miou
 
@@ -65,7 +65,7 @@ CLAIMS: Final[dict[str, dict[Grouping, TruthName]]] = {
 """The truth that each interval claims to hold, by how the folds were made: the corrected t
 interval, and the bootstraps over frames and over cities."""
 
-Kind = Literal["intervals", "trainings", "tests"]
+Kind = Literal["intervals", "trainings", "tests", "selection"]
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,24 @@ class Setting:
 
 FOLDS: Final = (3, 5, 10)
 GROUPINGS: Final[tuple[Grouping, ...]] = ("frames", "cities")
+FEW: Final[tuple[tuple[Grouping, int], ...]] = (("frames", 6), ("cities", 8), ("cities", 12))
+"""Cities that there are few of, in three folds."""
+
+
+FRAMES_DRAWN: Final = (("frames", 3), ("frames", 5), ("frames", 10))
+"""Where the bootstrap over frames, the costly one, is measured, too."""
+
+
 SETTINGS: Final = (
     *(Setting("trainings", grouping, folds, training, 300)
       for training in TRAININGS for grouping in GROUPINGS for folds in FOLDS),
+    *(Setting("intervals", grouping, 3, studies=100, cities=cities) for grouping, cities in FEW),
     *(Setting("tests", "frames", folds, studies=100, rows=4) for folds in FOLDS),
+    Setting("tests", "cities", 3, studies=60, rows=4),
+    Setting("tests", "cities", 3, studies=60, rows=4, cities=8),
     *(Setting("intervals", "frames", folds) for folds in FOLDS),
+    Setting("intervals", "cities", 3, studies=100),
+    Setting("selection", "frames", 3, studies=40, rows=12),
 )  # fmt: skip
 
 
@@ -172,10 +185,11 @@ def measure_trainings(setting: Setting, tallied: Tallied) -> None:
 
 def measure_intervals(setting: Setting, tallied: Tallied) -> None:
     """The bootstrap's intervals; that over frames, the costly one, in one of four."""
+    place = (setting.grouping, setting.folds) if setting.cities == len(CITIES) else None
     for i, (split, layout, study) in enumerate(studies(setting)):
         there = study.tallies["v000"]
         for unit in ("cities", "frames"):
-            if unit == "frames" and i % (4 * SPLITS) >= SPLITS:
+            if unit == "frames" and (place not in FRAMES_DRAWN or i % (4 * SPLITS) >= SPLITS):
                 continue
             resampling = draws(layout, unit, split)
             if resampling.possible:
@@ -220,10 +234,25 @@ def holm_rejects(p_values: Sequence[float]) -> bool:
     return bool((holm(p_values) <= ALPHA).any())
 
 
+def measure_selection(setting: Setting, tallied: Tallied) -> None:
+    """The best of rows that are equally good, its score as it stands and corrected."""
+    claim = CLAIMS["cities"][setting.grouping]
+    for split, layout, study in studies(setting):
+        ours = correct_selection(study.tallies, draws(layout, widest_unit(layout), split))
+        truths = study.truths[ours.best]
+        for name, score in (("naive", ours.naive), ("corrected", ours.corrected)):
+            networks = score - truths[claim].miou
+            recipe = score - truths[CLAIMS["t"][setting.grouping]].miou
+            tallied.note(f"{name} above these networks, points", 100 * networks)
+            tallied.note(f"{name} above the recipe, points", 100 * recipe)
+        tallied.count("interval holds these networks", holds(ours.interval, truths[claim].miou))
+
+
 MEASURES: Final = {
     "trainings": measure_trainings,
     "intervals": measure_intervals,
     "tests": measure_tests,
+    "selection": measure_selection,
 }
 
 
@@ -320,10 +349,25 @@ def tests_table(record: Sequence[dict[str, Any]]) -> list[str]:
     return _table(headings, lines)
 
 
+def selection_table(record: Sequence[dict[str, Any]]) -> list[str]:
+    """The winner's score over its truth, in points."""
+    lines = []
+    for entry in record:
+        names = [f"{score} above {what}, points" for what in ("these networks", "the recipe")
+                 for score in ("naive", "corrected")]  # fmt: skip
+        means = [f"{entry['values'][name]['mean']:+.2f}" for name in names]
+        held = _per_cent(entry, "interval holds these networks")
+        lines.append([entry["setting"]["training"], *means, *held])
+    headings = ("training sets matter", "naive, of these networks", "corrected",
+                "naive, of the recipe", "corrected", "interval holds, %")  # fmt: skip
+    return _table(headings, lines)
+
+
 TABLES: Final = {
     "trainings": trainings_table,
     "intervals": intervals_table,
     "tests": tests_table,
+    "selection": selection_table,
 }
 
 

@@ -299,7 +299,8 @@ def _best_words(table: VariantTable, selection: Selection | None) -> list[str]:
         words.append(
             f"Freed of that, its score is {decimals(selection.corrected)} instead of"
             f" {decimals(selection.naive)} (95 % interval {low} to {high}; bootstrap bias"
-            f" correction over {selection.unit}, Tsamardinos et al. 2018)."
+            f" correction over {selection.unit}, Tsamardinos et al. 2018). The luck of its"
+            " trainings stays in it: trained anew, the row may well score lower."
         )
     return words
 
