@@ -17,7 +17,7 @@ import torch
 
 from cityseg.config import difference
 from cityseg.data import fingerprint
-from cityseg.errors import InputError
+from cityseg.errors import DiskError, InputError
 from cityseg.folds import FoldsFile, write_folds
 from cityseg.plan import Plan, check_batch, check_data, examine, plan_folds
 from study.home import make
@@ -41,7 +41,7 @@ def only_driver(study: Study) -> Iterator[None]:
     with _held(study):
         try:
             yield
-        except InputError:
+        except (InputError, DiskError):
             if new and not any(study.folder.glob("v*")):
                 _forget(study, made)
             raise
@@ -104,7 +104,8 @@ def begin(
 
     Raises:
         InputError: the folder holds a study of another configuration, data set or split, or of an
-            older layout; bad rows; bad data; the folder cannot be written.
+            older layout; bad rows; bad data.
+        DiskError: the folder cannot be written to.
     """
     old = study.read() if study.has_epochs() else None
     if old is None:
@@ -134,24 +135,10 @@ def begin(
     check_data(plan, folds, examined())
     usual = "sqlite" if search.space else None
     record = record.model_copy(update={"storage": storage or record.storage or usual})
-    with writing(study):
-        if old is None:
-            _forget_rows(study)
-            write_folds(study.folds_file, folds)
-        study.write(record)
-
-
-@contextlib.contextmanager
-def writing(study: Study) -> Iterator[None]:
-    """Tell a folder that cannot be written to, or is full, as a user's mistake.
-
-    Raises:
-        InputError: with the system's reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise _unwritable(study, error) from None
+    if old is None:
+        _forget_rows(study)
+        write_folds(study.folds_file, folds)
+    study.write(record)
 
 
 def _unwritable(study: Study, error: OSError) -> InputError:

@@ -33,6 +33,9 @@ class Fault:
     line: str
     do: Callable[[Place], object] = lambda _: None
     code: int = 2
+    """1 for a fault of the machine's, which is told as a failure."""
+    gone: tuple[str, ...] = ()
+    """Litter that goes."""
 
 
 RUN: Final = "--config tiny.yaml --data data --name new"
@@ -500,8 +503,9 @@ STUDIES: Final = [
     Fault("study", "results that are read-only", "run", f"{RUN} --results /proc/nowhere",
           "cannot make /proc/nowhere/new: got No such file or directory"),
     Fault("study", "a full disk", "run", OLD,
-          "cannot write to HERE/results/old: got No space left on device; free some space, or give "
-          "another folder by --results", full_disk),
+          "cannot write HERE/results/old/study.yaml: No space left on device (...); mend that, and "
+          "the same command goes on from what is finished", full_disk, code=1,
+          gone=("results/old/.study.yaml.tmp",)),
     Fault("study", "a lock that is a folder", "run", OLD,
           "cannot write to HERE/results/old: got Is a directory; ...",
           lambda p: (p.study.lock_file.unlink(missing_ok=True), p.study.lock_file.mkdir())),

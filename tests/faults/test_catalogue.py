@@ -26,7 +26,9 @@ def test_a_fault_is_one_line_and_nothing_is_written_or_lost(fault: Fault, place:
     fault.do(place)
     before = place.snapshot()
     ended = place.run(fault.command, fault.words)
-    pattern = re.escape(f"error: {fault.line}\n").replace(re.escape("..."), ".*")
+    kind = "error" if fault.code == 2 else "failed"
+    pattern = re.escape(f"{kind}: {fault.line}\n").replace(re.escape("..."), ".*")
     assert re.fullmatch(pattern, ended.err), ended.err + ended.out[-200:]
     assert ended.code == fault.code
-    assert place.snapshot() == before
+    left = {path: content for path, content in before.items() if path not in fault.gone}
+    assert place.snapshot() == left
