@@ -250,6 +250,7 @@ def test_train_ids_are_told_from_label_ids_frame_by_frame(street_labels: list[np
     [
         ((7, 11, 17), False),  # road, building, pole: all of them below 19
         ((7, 8, 11, 0), False),
+        ((0, 1, 2, 3, 26), False),  # little labelled, but no train id is a car's 26
         ((0, 2, 8, 10, 13), True),  # road, building, vegetation, sky, car as train ids
         ((0, 1, 2), True),
         ((255,), False),
