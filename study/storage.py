@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from cityseg.errors import InputError
 
@@ -96,6 +96,11 @@ def _url(storage: str) -> URL:
     try:
         url = make_url(storage)
         url.get_dialect()
+    except NoSuchModuleError:
+        raise InputError(
+            "--storage", got=f"the unknown kind of database {storage.partition(':')[0]}",
+            expected="sqlite, journal, or postgresql://user@host/database",
+        ) from None  # fmt: skip
     except ArgumentError:
         raise InputError(
             "--storage", got="no URL of a database", expected="sqlite, journal, or "

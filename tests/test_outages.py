@@ -1,6 +1,7 @@
 """What a machine does to a training: full, read-only and small disks, no memory, lost processes."""
 
 import gc
+import multiprocessing
 import os
 import resource
 import shutil
@@ -202,7 +203,7 @@ def test_a_data_worker_that_hangs_is_named_with_its_frames_and_is_ended(frames: 
     ]
     assert str(hung.value) in lines  # on a machine that is busy, one before the last
     del loader, hung
-    assert not [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.usefixtures("quick_to_end")
@@ -253,6 +254,7 @@ def test_an_error_that_is_not_about_memory_is_left_alone(config: Config):
 def test_a_signal_ends_a_command_as_ctrl_c_does(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
     @user_command
@@ -264,6 +266,7 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(
     assert command() == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
     assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    signal.signal(signal.SIGINT, inherited)
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing_but_sigterm_does():

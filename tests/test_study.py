@@ -347,12 +347,17 @@ def test_a_failed_fold_is_told_and_a_rerun_completes_it(
     name = read_folds(calm[0].folds_file).folds[0][0]
     image = next(city.glob(f"leftImg8bit/train/*/{name}_*.png"))
     whole = image.read_bytes()
-    image.write_bytes(whole[:100] + bytes(len(whole) - 100))  # same size: only decoding tells
     study = Study(tmp_path / "results" / "tiny")
-    undecoded = "data.cache=none"  # else the frame is met before any cell is
+    image.write_bytes(whole[:100] + bytes(len(whole) - 100))
     refused = run(study_command(city, study.folder.parent))
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert refused.stderr.startswith(f"error: cannot decode {image}")
+    assert refused.stderr.startswith(f"error: 1 files cannot be used: {image}")
+    image.write_bytes(whole)
+    assert run(command("cityseg", "verify", "--data", city)).returncode == 0
+    sound = image.stat()
+    image.write_bytes(whole[:100] + bytes(len(whole) - 100))
+    os.utime(image, ns=(sound.st_atime_ns, sound.st_mtime_ns))  # looks as when it was checked
+    undecoded = "data.cache=none"  # else the frame is met before any cell is
     failed = run([*study_command(city, study.folder.parent), undecoded])
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert failed.stdout.count(f"cannot decode {image}") >= 1

@@ -487,7 +487,7 @@ STUDIES: Final = [
           "another version of this program",
           lambda p: edit(p.study.record_file, "schema_version: 1", "schema_version: 99")),
     Fault("study", "a record cut short", "run", OLD,
-          "HERE/results/old/study.yaml: ...", lambda p: cut(p.study.record_file, 300)),
+          "HERE/results/old/study.yaml...", lambda p: cut(p.study.record_file, 300)),
     Fault("study", "a record that is empty", "analyze", "old",
           "results/old/study.yaml: got an empty file, expected a mapping of settings",
           lambda p: p.study.record_file.write_bytes(b"")),
