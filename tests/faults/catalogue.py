@@ -421,6 +421,9 @@ COMMANDS: Final = [
           "no study absent: got neither results/absent nor absent holds a study.yaml, expected one "
           "of old"),
     Fault("command line", "a storage that is none", "run", f"{RUN} --storage redis://x",
+          "--storage: got the unknown kind of database redis, expected sqlite, journal, or "
+          "postgresql://user@host/database"),
+    Fault("command line", "a storage that is a word", "run", f"{RUN} --storage postgres",
           "--storage: got no URL of a database, expected sqlite, journal, or "
           "postgresql://user@host/database"),
 ]  # fmt: skip
