@@ -190,6 +190,7 @@ def quick_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_to_end")
 def test_a_data_worker_that_hangs_is_named_with_its_frames_and_is_ended(frames: list[Frame]):
+    before = set(multiprocessing.active_children())  # other tests' pools
     config = tiny_config(resources={"worker_timeout_s": 3})
     loader, batches = train_loader(frames[:8], config, 2, False, Hanging(frames[5].name))
     with pytest.raises(TransientError) as hung:
@@ -203,7 +204,8 @@ def test_a_data_worker_that_hangs_is_named_with_its_frames_and_is_ended(frames: 
     ]
     assert str(hung.value) in lines  # on a machine that is busy, one before the last
     del loader, hung
-    assert not multiprocessing.active_children()
+    gc.collect()  # the error's frames hold the workers
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.usefixtures("quick_to_end")
