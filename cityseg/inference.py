@@ -151,7 +151,7 @@ def mean_of_softmax(scores: Iterable[Float[Tensor, "b c h w"]]) -> Float[Tensor,
     first = next(rest)
     total: Tensor | None = None
     count = 1
-    for count, one in enumerate(rest, start=2):  # noqa: B007
+    for count, one in enumerate(rest, start=2):  # noqa: B007 (read after the loop)
         total = softmax(first.float(), 1) if total is None else total
         total += softmax(one.float(), 1)
     return first if total is None else _log(total.div_(count))

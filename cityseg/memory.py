@@ -39,7 +39,7 @@ def parameters_of(config: Config) -> int:
 
 def kept_bytes(config: Config) -> int:
     """What autograd keeps of a training batch of the configuration's network; computes nothing."""
-    return _kept_bytes(_architecture(config.model))  # pyright: ignore[reportArgumentType]
+    return _kept_bytes(_architecture(config.model))  # pyright: ignore[reportArgumentType] # likewise
 
 
 def _architecture(settings: Model) -> Model:
