@@ -1,13 +1,16 @@
-"""A study under fire: its driver, workers and raylet are killed at random moments, many times.
+"""A study under fire: everything that can go wrong does, at random moments, many times.
 
-    python -m benchmarks.chaos --kills 30
+    python -m benchmarks.chaos --minutes 20
+    python -m benchmarks.chaos --minutes 20 --faults driver-killed worker-killed raylet-killed
 
-Runs a search of 6 rows x 3 folds of a small real network undisturbed, then again under kill -9,
-started anew after each death of the driver until it is finished, and compares the two to the bit:
-rows, cells, Optuna's trials. One cell runs at a time, so that the sampler's sequence is comparable.
-Exit code 0 only if all is equal.
+Runs a search of a small real network undisturbed, then again while one kind of fault after another
+strikes it (benchmarks/faults.py), started anew whenever its driver has ended, until it is finished;
+and compares the two to the bit: rows, cells, Optuna's trials. One cell runs at a time, so that the
+sampler's sequence is comparable. Exit code 0 only if all is equal, no finished epoch was lost, and
+nothing ended with a traceback, hung, or was left running.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -19,6 +22,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import optuna
@@ -26,164 +30,262 @@ import psutil
 import tyro
 from safetensors.numpy import load_file
 
+from benchmarks.faults import FAULTS, MARK, Bag, Fault, Scene, finished_epochs, small_disk
+from cityseg import minicity
 from cityseg.cell import read_confusion
+from cityseg.config import load
 from study.progress import Board
 from study.store import Study
 
-SETTINGS = (
+SETTINGS: Final = (
     "data.input_size=[32,64]",
-    "train.epochs=4",
     "search.space={train.lr: {low: 1.0e-4, high: 1.0e-2, log: true},"
     " model.dropout: {low: 0, high: 0.5}}",
     "search.startup=2",
     "search.keep_weights=all",
+    "resources.workers=1",
+    "resources.worker_timeout_s=20",
 )
-VICTIMS = ("driver", "worker", "raylet")
+HUNG_S: Final = 300
+"""Without a finished epoch or an end: far more than any fault may take."""
+POLL_S: Final = 0.2
 
 
 @dataclass
 class Count:
     """What happened."""
 
-    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(VICTIMS, 0))
+    faults: Counter[str] = field(default_factory=Counter)
     starts: int = 0
+    codes: Counter[int] = field(default_factory=Counter)
+    """How the driver ended."""
     cells_cut: int = 0
-    """Times that a cell was at work when its process was killed."""
+    """Times that a cell was inside an epoch when a fault struck."""
     epochs_lost: int = 0
-    """Finished epochs that were gone after a kill."""
-    rows: Counter[int] = field(default_factory=Counter)
-    """Kills by the row that was at work."""
-
-    @property
-    def all_kills(self) -> int:
-        """Of whatever process."""
-        return sum(self.kills.values())
+    """Finished epochs that were gone after a fault."""
+    problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        kills = ", ".join(f"{victim} {count}" for victim, count in self.kills.items())
+        kinds = ", ".join(f"{fault.name} {self.faults[fault.name]}" for fault in FAULTS)
+        codes = ", ".join(f"{code} ({count})" for code, count in sorted(self.codes.items()))
         return (
-            f"{self.all_kills} kills ({kills}), {self.starts} starts of the driver, "
-            f"{self.cells_cut} times a cell was cut inside an epoch, "
-            f"{self.epochs_lost} finished epochs lost; kills by row at work: "
-            f"{', '.join(f'v{row:03d} {count}' for row, count in sorted(self.rows.items()))}"
+            f"{self.faults.total()} faults ({kinds}); {self.starts} starts of the driver, which "
+            f"ended with {codes}; {self.cells_cut} times a cell was cut inside an epoch; "
+            f"{self.epochs_lost} finished epochs lost; "
+            f"{'; '.join(self.problems) or 'no other trouble'}"
         )
 
 
-def main(kills: int = 30, rows: int = 6, seed: int = 0, prune: bool = False) -> int:
+def main(
+    minutes: float = 20,
+    rows: int = 6,
+    folds: int = 3,
+    epochs: int = 4,
+    pause: float = 10,
+    seed: int = 0,
+    prune: bool = False,
+    faults: tuple[str, ...] = (),
+) -> int:
     """Compare a study under fire with an undisturbed one.
 
     Args:
-        kills: At least so many.
+        minutes: Faults strike for so long; then the study is left to end.
         rows: Variants of the study.
-        seed: Of the moments and victims.
+        folds: Of its cross-validation.
+        epochs: Of a cell.
+        pause: Seconds between a cell's beginning and a fault, at most.
+        seed: Of the moments and kinds.
         prune: Stop rows early, as `study.run --prune`.
+        faults: Only these kinds, with hyphens for spaces; by default all.
     """
-    draw = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="cityseg-chaos-") as folder:
-        words = command(Path(folder), rows, prune)
-        calm = Study(Path(folder) / "calm" / "study")
+    known = {fault.name.replace(" ", "-"): fault.name for fault in FAULTS}
+    if unknown := [name for name in faults if name not in known]:
+        print(f"error: --faults: got {unknown[0]}, known are {', '.join(known)}", file=sys.stderr)
+        return 2
+    draw, count, studies = random.Random(seed), Count(), 0
+    with tempfile.TemporaryDirectory(prefix="cityseg-chaos-") as name, contextlib.ExitStack() as on:
+        place = Place(Path(name), rows, folds, epochs, prune)
+        minicity.build(place.data, load("smoke.yaml").city)
+        calm = Study(place.here / "calm" / "study")
         started = time.perf_counter()
-        subprocess.run([*words, "--results", str(calm.folder.parent)], check=True, text=True)
-        lasted = time.perf_counter() - started
-        print(f"undisturbed: {lasted:.0f} s", flush=True)
-        total, rounds, equal = Count(), 0, True
-        while total.all_kills < kills:
-            rounds += 1
-            stormy = Study(Path(folder) / f"stormy{rounds}" / "study")
-            command_line = [*words, "--results", str(stormy.folder.parent)]
-            # the mean pause is such that the kills are spread over the whole of the study
-            under_fire(command_line, stormy, draw, total, kills, 2 * lasted / kills)
-            differences = compare(calm, stormy)
-            equal &= not differences
-            print(f"round {rounds}: {total}; {'; '.join(differences) or 'equal'}", flush=True)
-            shutil.rmtree(stormy.folder.parent)
-    print(f"{'equal to the bit' if equal else 'DIFFERENT'}: {rounds} studies, {total}")
-    return 0 if equal else 1
-
-
-def command(folder: Path, rows: int, prune: bool) -> list[str]:
-    """The study, one cell at a time on all cores."""
-    options = ["--folds", "3", "--name", "study", "--no-dashboard", "--variants", str(rows)]
-    options += ["--prune"] if prune else []
-    cores = len(psutil.Process().cpu_affinity() or [0])
-    config = ("--config", "smoke.yaml")
-    settings = (*SETTINGS, f"resources.cpus_per_trial={cores}")
-    return [sys.executable, "-m", "study.run", *options, *config, *settings]
-
-
-def under_fire(
-    words: list[str], study: Study, draw: random.Random, count: Count, most: int, pause: float
-) -> None:
-    """Run the study to its end, killing one of its processes until there were `most` kills.
-
-    Before each a cell is at work, and up to `pause` seconds pass.
-    """
-    mark = uuid.uuid4().hex
-    while True:
-        count.starts += 1
-        driver = subprocess.Popen(
-            words, env={**os.environ, "CITYSEG_CHAOS": mark},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while driver.poll() is None:
-            wait_for_work(driver, mark)
-            try:
-                driver.wait(draw.uniform(0, pause) if count.all_kills < most else None)
-            except subprocess.TimeoutExpired:
-                victim = draw.choice(VICTIMS)
-                if victim == "worker":  # between two cells there is none
-                    wait_for_work(driver, mark)
-                strike(driver, mark, study, victim, count)
-        if driver.returncode == 0:
-            return
-
-
-def wait_for_work(driver: subprocess.Popen[bytes], mark: str) -> None:
-    """Until a cell is at work, so that most kills meet one, or the driver has ended."""
-    while driver.poll() is None:
-        if any(process.name().startswith("ray::Fold") for process in family(mark)):
-            return
-        time.sleep(0.2)
-
-
-def strike(
-    driver: subprocess.Popen[bytes], mark: str, study: Study, victim: str, count: Count
-) -> None:
-    """kill -9 one process of the study, and see that no finished epoch goes with it."""
-    names = {"driver": "", "worker": "ray::Fold", "raylet": "raylet"}
-    targets = [
-        p for p in family(mark) if p.pid != driver.pid and p.name().startswith(names[victim])
-    ]
-    if victim == "driver":
-        targets = [psutil.Process(driver.pid)]
-    if not targets:
-        return
-    before = finished_epochs(study)
-    targets[0].kill()
-    count.kills[victim] += 1
-    count.rows[max((row for row, _ in before), default=0)] += 1
-    after = finished_epochs(study)
-    count.cells_cut += any(not (study.cell(*c).confusion.is_file()) for c in before)
-    count.epochs_lost += sum(max(0, epochs - after.get(cell, 0)) for cell, epochs in before.items())
-
-
-def family(mark: str) -> list[psutil.Process]:
-    """All processes that the study has started: they inherit its environment."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
+        subprocess.run(place.words(calm), check=True, stdout=subprocess.DEVNULL)
+        print(f"undisturbed: {time.perf_counter() - started:.0f} s", flush=True)
+        disk: Path | None = None
         try:
-            if process.environ().get("CITYSEG_CHAOS") == mark:
-                found.append(process)
-        except psutil.Error:  # gone meanwhile, or another user's
-            continue
-    return found
+            disk = on.enter_context(small_disk(place.here / "disk"))
+        except PermissionError as error:
+            print(f"no full disks: {error}", flush=True)
+        bag = Bag(draw, disk is not None)
+        wanted = {known[name] for name in faults} or set(known.values())
+        bag.kinds = [kind for kind in bag.kinds if kind.name in wanted]
+        until = time.monotonic() + 60 * minutes
+        while time.monotonic() < until:
+            studies += 1
+            stormy = Study((disk or place.here) / f"stormy{studies}" / "study")
+            Storm(place, stormy, disk, bag, draw, count, pause).rage(until)
+            differences = compare(calm, stormy)
+            count.problems += [f"study {studies}: {what}" for what in differences]
+            print(f"study {studies}: {'; '.join(differences) or 'equal'}; {count}", flush=True)
+            shutil.rmtree(stormy.folder.parent)
+    sound = not count.problems and not count.epochs_lost
+    print(f"{'equal to the bit' if sound else 'NOT SOUND'}: {studies} studies, {count}")
+    return 0 if sound else 1
 
 
-def finished_epochs(study: Study) -> dict[tuple[int, int], int]:
-    """Epochs on disk, by variant and fold."""
-    if not study.exists():
-        return {}
-    return {(r.variant, c.fold): len(c.epochs) for r in Board.read(study) for c in r.cells}
+@dataclass(frozen=True)
+class Place:
+    """Where all of it happens, and what is run there."""
+
+    here: Path
+    rows: int
+    folds: int
+    epochs: int
+    prune: bool
+
+    @property
+    def data(self) -> Path:
+        """The embedded city, a copy of our own."""
+        return self.here / "data"
+
+    @property
+    def cache(self) -> Path:
+        """Its decoded frames."""
+        return self.here / "cache"
+
+    def words(self, study: Study) -> list[str]:
+        """The study, one cell at a time on all cores."""
+        cores = len(psutil.Process().cpu_affinity() or [0])
+        options = ["--name", study.folder.name, "--results", str(study.folder.parent)]
+        options += ["--data", str(self.data), "--cache-dir", str(self.cache), "--no-dashboard"]
+        options += ["--folds", str(self.folds), "--variants", str(self.rows)]
+        options += ["--prune"] if self.prune else []
+        settings = (*SETTINGS, f"train.epochs={self.epochs}", f"resources.cpus_per_trial={cores}")
+        config = ("--config", "smoke.yaml")
+        return [sys.executable, "-m", "study.run", *options, *config, *settings]
+
+
+@dataclass
+class Storm:
+    """A study, run to its end under fire."""
+
+    place: Place
+    study: Study
+    disk: Path | None
+    bag: Bag
+    draw: random.Random
+    count: Count
+    pause: float
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tried_at: int = -1
+    """Finished epochs when a cell last had to be tried again."""
+    struck: bool = False
+    """Whether a fault struck since the driver was started."""
+
+    def rage(self, until: float) -> None:
+        """Start the study until it is finished; faults strike until a moment of `time.monotonic`.
+
+        One that hangs, or ends as it should not, is a problem, and gives the study up.
+        """
+        output = self.place.here / "output"
+        while True:
+            self.count.starts += 1
+            self.struck = False
+            with output.open("w") as said:
+                driver = subprocess.Popen(
+                    self.place.words(self.study), env={**os.environ, MARK: self.mark},
+                    stdout=said, stderr=said,
+                )  # fmt: skip
+            scene = self._scene(driver)
+            ended = self._under_fire(scene, until)
+            scene.wait_until_gone()
+            self.count.problems += scene.problems
+            self.count.codes[driver.returncode] += 1
+            said = output.read_text(errors="replace")
+            if not ended or not self._as_it_should(driver.returncode, said):
+                return
+            if driver.returncode == 0:
+                return
+
+    def _scene(self, driver: "subprocess.Popen[bytes]") -> Scene:
+        words, place = self.place.words(self.study), self.place
+        return Scene(
+            driver, words, self.mark, self.study, place.data, place.cache, self.disk, place.rows,
+            self.draw,
+        )  # fmt: skip
+
+    def _as_it_should(self, code: int, said: str) -> bool:
+        """Whether the driver ended in one of the ways that a user is told of."""
+        last = " ".join(said.split())[-300:]
+        if "Traceback" in said:
+            self.count.problems.append(f"a traceback, exit code {code}: ... {last}")
+        if code in (0, -9) or self.struck:
+            return True
+        if code == 1 and self.study.exists():  # cells failed in a start before
+            return True
+        self.count.problems.append(f"exit code {code} of itself: {last}")
+        return False
+
+    def _under_fire(self, scene: Scene, until: float) -> bool:
+        """Whether the driver came to an end, of itself or by a fault."""
+        while scene.driver.poll() is None:
+            if not self._at_work(scene):
+                break
+            if time.monotonic() >= until:
+                return self._ends(scene)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                scene.driver.wait(self.draw.uniform(0, self.pause))
+                break
+            self._strike(scene)
+        return scene.driver.poll() is not None
+
+    def _at_work(self, scene: Scene) -> bool:
+        """Wait for a cell to be at work; False if the driver ended, or hung, before one was."""
+        since, then = time.monotonic(), finished_epochs(self.study)
+        while scene.driver.poll() is None:
+            if scene.workers():
+                return True
+            if (now := finished_epochs(self.study)) != then:
+                since, then = time.monotonic(), now
+            if time.monotonic() - since > HUNG_S:
+                self._hangs(scene)
+            time.sleep(POLL_S)
+        return False
+
+    def _ends(self, scene: Scene) -> bool:
+        """Leave it to end, and see that it goes on meanwhile."""
+        since, then = time.monotonic(), finished_epochs(self.study)
+        while scene.driver.poll() is None:
+            time.sleep(1)
+            if (now := finished_epochs(self.study)) != then:
+                since, then = time.monotonic(), now
+            if time.monotonic() - since > HUNG_S:
+                self._hangs(scene)
+                return False
+        return True
+
+    def _hangs(self, scene: Scene) -> None:
+        self.count.problems.append(f"no epoch for {HUNG_S} s after {dict(self.count.faults)}")
+        scene.end()
+
+    def _strike(self, scene: Scene) -> None:
+        """Let one fault happen, and see that no finished epoch goes with it."""
+        before = finished_epochs(self.study)
+
+        def allowed(fault: Fault) -> bool:
+            tried = fault.retried and sum(before.values()) <= self.tried_at
+            return not tried and (not fault.fails or scene.drawn_to_its_end())
+
+        fault = self.bag.take(allowed)
+        if fault is None or not fault.strike(scene):
+            return
+        self.struck = True
+        self.count.faults[fault.name] += 1
+        after = finished_epochs(self.study)
+        if fault.retried:
+            self.tried_at = sum(after.values())
+        self.count.cells_cut += any(not self.study.cell(*c).confusion.is_file() for c in before)
+        lost = {cell: epochs - after.get(cell, 0) for cell, epochs in before.items()}
+        self.count.epochs_lost += sum(max(0, epochs) for epochs in lost.values())
 
 
 def compare(calm: Study, stormy: Study) -> list[str]:
@@ -220,11 +322,15 @@ def same_cell(calm: Study, stormy: Study, variant: int, fold: int) -> bool:
 
 
 def trials(study: Study) -> list[tuple[object, ...]]:
-    """Number, state, values and attributes of all trials: one a row, none running."""
+    """State, values, parameters and attributes of all trials: one a row, none running.
+
+    Of a row that had failed and was done by a later start, the failed trial stays as well.
+    """
     storage = f"sqlite:///{study.folder / 'optuna.db'}"
     return [
-        (t.number, t.state.name, t.values, t.params, t.user_attrs, t.intermediate_values)
+        (t.state.name, t.values, t.params, t.user_attrs, t.intermediate_values)
         for t in optuna.load_study(study_name="study", storage=storage).trials
+        if t.state.name != "FAIL"
     ]
 
 

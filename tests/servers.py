@@ -16,6 +16,8 @@ from typing import Final, NoReturn
 import psycopg
 import pytest
 
+from benchmarks import faults
+
 REQUIRED: Final = "CITYSEG_REQUIRE_SERVERS"
 """Set to 1 in the environment, it makes a missing server a failure. CI sets it."""
 
@@ -117,16 +119,12 @@ def serving(
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """A disk of its own, in memory, mounted at a new folder; only root may do so."""
-    folder.mkdir()
-    size = f"size={megabytes}m"
-    words = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", size, "none", str(folder)]
-    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        unavailable(f"cannot mount a small disk: {mounted.stderr.strip()}")
-    try:
+    with contextlib.ExitStack() as mounted:
+        try:
+            mounted.enter_context(faults.small_disk(folder, megabytes))
+        except PermissionError as error:
+            unavailable(str(error))
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager
