@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check audit setup
+.PHONY: run test check audit chaos setup
 
 run: .venv/run-installed ## the paper's study on the embedded city, then its tables and figures
 	$(BIN)/python -m study.run --folds 3
@@ -21,6 +21,9 @@ check: setup ## lint, format, types, directions of import, unsafe calls
 
 audit: setup ## known vulnerabilities of what is installed
 	$(BIN)/python .ci/audit.py
+
+chaos: setup ## a small study under every kind of fault for two minutes, compared with a calm one
+	$(BIN)/python -m benchmarks.chaos --minutes 2 --rows 2 --folds 2 --epochs 3
 
 setup: .venv/dev-installed
 

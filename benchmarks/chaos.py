@@ -43,6 +43,7 @@ SETTINGS: Final = (
     " model.dropout: {low: 0, high: 0.5}}",
     "search.startup=2",
     "search.keep_weights=all",
+    "resources.cpus_per_trial=1",
     "resources.workers=1",
     "resources.worker_timeout_s=20",
 )
@@ -105,7 +106,7 @@ def main(
     draw, count, studies = random.Random(seed), Count(), 0
     with tempfile.TemporaryDirectory(prefix="cityseg-chaos-") as name, contextlib.ExitStack() as on:
         place = Place(Path(name), rows, folds, epochs, prune)
-        minicity.build(place.data, load("smoke.yaml").city)
+        minicity.build(place.data, load(Path("smoke.yaml")).city)
         calm = Study(place.here / "calm" / "study")
         started = time.perf_counter()
         subprocess.run(place.words(calm), check=True, stdout=subprocess.DEVNULL)
@@ -153,13 +154,15 @@ class Place:
         return self.here / "cache"
 
     def words(self, study: Study) -> list[str]:
-        """The study, one cell at a time on all cores."""
-        cores = len(psutil.Process().cpu_affinity() or [0])
+        """The study, one cell at a time, by one thread: a network so small gains nothing by two."""
+        memory_gb = 0.6 * psutil.virtual_memory().available / 1e9  # there is room for one
         options = ["--name", study.folder.name, "--results", str(study.folder.parent)]
         options += ["--data", str(self.data), "--cache-dir", str(self.cache), "--no-dashboard"]
         options += ["--folds", str(self.folds), "--variants", str(self.rows)]
         options += ["--prune"] if self.prune else []
-        settings = (*SETTINGS, f"train.epochs={self.epochs}", f"resources.cpus_per_trial={cores}")
+        settings = (
+            *SETTINGS, f"train.epochs={self.epochs}", f"resources.memory_gb={memory_gb:.1f}",
+        )  # fmt: skip
         config = ("--config", "smoke.yaml")
         return [sys.executable, "-m", "study.run", *options, *config, *settings]
 
@@ -200,6 +203,7 @@ class Storm:
             scene.wait_until_gone()
             self.count.problems += scene.problems
             self.count.codes[driver.returncode] += 1
+            print(f"  the driver ended with {driver.returncode}", flush=True)
             said = output.read_text(errors="replace")
             if not ended or not self._as_it_should(driver.returncode, said):
                 return
@@ -280,6 +284,7 @@ class Storm:
             return
         self.struck = True
         self.count.faults[fault.name] += 1
+        print(f"  {fault.name}, {sum(before.values())} epochs finished", flush=True)
         after = finished_epochs(self.study)
         if fault.retried:
             self.tried_at = sum(after.values())

@@ -21,7 +21,6 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-import torch
 import tyro
 from jaxtyping import UInt8
 from torch.utils.data import Dataset
@@ -32,6 +31,7 @@ from benchmarks.measure import (
     Result,
     Timing,
     alternate,
+    computed,
     copy_rate,
     decode_seconds,
     frames_of,
@@ -338,7 +338,7 @@ def needs(sample: Comparison, config: Config, options: DataOptions) -> dict[str,
     """What training steps of the paper's network can take at most, here and on a GPU."""
     assert sample.plain is not None
     flops = step_flops(build_unet, 1, config.data.input_size)
-    here = max(matmul_rate(dtype, n=3) for dtype in (torch.float32, torch.bfloat16)) / flops
+    here = max(matmul_rate(dtype, n=3) for dtype in computed().values()) / flops
     gpu = options.gpu_share * options.gpu_tflops * 1e12 / flops
     return {
         "samples/s that a training step here takes at the matmul rate of all cores": here,

@@ -34,6 +34,7 @@ from cityseg import atomic, minicity
 from cityseg.config import City
 from cityseg.data import Frame, index
 from cityseg.errors import InputError
+from cityseg.precision import has_bfloat16
 
 SPREAD: Final = "10th to 90th percentile"
 """What `low` and `high` of a timing are."""
@@ -196,6 +197,12 @@ def matmul_rate(
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
     return 2 * side**3 / _best(lambda: torch.mm(a, b, out=product), n, wait)
+
+
+def computed() -> dict[str, torch.dtype]:
+    """Precisions of this processor: one without bfloat16 takes a minute for one product in it."""
+    found = {"float32": torch.float32}
+    return found | ({"bfloat16": torch.bfloat16} if has_bfloat16(torch.device("cpu")) else {})
 
 
 def copy_rate(

@@ -27,6 +27,7 @@ from benchmarks.measure import (
     Result,
     alternate,
     beside,
+    computed,
     matmul_rate,
     report,
     step_flops,
@@ -83,7 +84,7 @@ def measure(options: StepOptions) -> Result:
     flops = step_flops(
         lambda: plain.PlainUNet(options.encoder, options.width), options.batch, options.size
     )
-    rates = {name: matmul_rate(PRECISIONS[name]) for name in computed()}
+    rates = {name: matmul_rate(dtype) for name, dtype in computed().items()}
     rows = time_steps(chosen, flops, rates, options)
     curves = compare_curves(options) if options.curves else {}
     return Result(
@@ -104,11 +105,6 @@ def measure(options: StepOptions) -> Result:
             "threads": torch.get_num_threads(),
         },
     )
-
-
-def computed() -> list[str]:
-    """Precisions that the processor has: one without bfloat16 takes minutes for one product."""
-    return [name for name in PRECISIONS if name == "float32" or has_bfloat16(CPU)]
 
 
 def time_steps(

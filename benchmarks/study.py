@@ -31,6 +31,7 @@ from benchmarks.measure import (
     Timing,
     alternate,
     beside,
+    computed,
     copy_rate,
     frames_of,
     matmul_rate,
@@ -192,7 +193,7 @@ def least_epoch_s(train: list[Frame], val: list[Frame], options: StudyOptions) -
     images = len(train) + len(val) / 3  # a forward pass is a third of a step
     height, width = image_size(train[0].image)
     pixels = (len(train) + len(val)) * height * width
-    rate = max(matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16))
+    rate = max(matmul_rate(dtype) for dtype in computed().values())
     seconds = images * flops / rate + cache.BYTES_A_PIXEL * pixels / copy_rate()
     return seconds, "FLOPs at matmul rate, frames' copy"
 

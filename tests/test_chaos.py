@@ -1,0 +1,75 @@
+"""What the chaos run decides by: which fault comes next, what counts as left behind."""
+
+import os
+import random
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.chaos import Count
+from benchmarks.faults import FAULTS, MARK, Bag, Scene, family
+from benchmarks.hygiene import Left, judge
+from study.store import Study
+
+
+def test_every_kind_of_fault_comes_before_any_comes_again():
+    bag = Bag(random.Random(0), own_disk=True)
+    for round_ in (1, 2, 3):
+        drawn = [bag.take(lambda _: True) for _ in FAULTS]
+        assert Counter(drawn) == Counter(FAULTS), round_
+
+
+def test_kinds_that_may_not_come_now_are_the_first_when_they_may():
+    bag = Bag(random.Random(1), own_disk=True)
+    late = [fault for fault in FAULTS if fault.retried]
+    early = [bag.take(lambda fault: not fault.retried) for _ in range(len(FAULTS) - len(late))]
+    assert not set(early) & set(late)
+    assert Counter(bag.take(lambda _: True) for _ in late) == Counter(late)
+
+
+def test_nothing_comes_where_nothing_may():
+    assert Bag(random.Random(2), own_disk=True).take(lambda _: False) is None
+
+
+def test_without_a_disk_of_its_own_no_disk_is_filled():
+    bag = Bag(random.Random(3), own_disk=False)
+    assert {fault.name for fault in FAULTS} - {fault.name for fault in bag.kinds} == {"disk full"}
+
+
+def test_what_is_told_names_every_kind():
+    count = Count()
+    count.faults["raylet killed"] = 3
+    assert "3 faults" in str(count) and "raylet killed 3" in str(count)
+    assert all(fault.name in str(count) for fault in FAULTS)
+
+
+def test_what_does_not_go_by_itself_is_a_problem_and_is_killed(tmp_path: Path):
+    mark = uuid.uuid4().hex
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(words, env={**os.environ, MARK: mark}) as left:
+        assert [process.pid for process in family(mark)] == [left.pid]
+        scene = Scene(
+            left, words, mark, Study(tmp_path), tmp_path, tmp_path, None, 1, random.Random(0)
+        )  # fmt: skip
+        scene.wait_until_gone(limit_s=0.1)
+        assert left.wait(60) == -9
+    assert len(scene.problems) == 1 and "left running" in scene.problems[0]
+    assert family(mark) == []
+
+
+def test_more_and_more_files_are_told_and_those_made_once_are_not():
+    once = [Left({"cache"}, set()) for _ in range(7)]
+    assert judge("start", once, {}) == []
+    more = [Left({"cache", *(f"t{i}" for i in range(n))}, set()) for n in range(7)]
+    assert judge("start", more, {}) == ["start: more and more files, such as t5"]
+
+
+def test_shared_memory_sessions_and_processes_are_told():
+    lefts = [Left({"ray/session_2026/logs"}, {"plasma"}, ["raylet"])]
+    told = judge("start", lefts, {"of Ray's": "ray/session_2"})
+    assert told == [
+        "running on: raylet", "start: shared memory plasma",
+        "start: 1 files of Ray's, such as ray/session_2026/logs",
+    ]  # fmt: skip
