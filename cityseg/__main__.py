@@ -22,8 +22,8 @@ from cityseg import commandline
 from cityseg.commands.evaluate import Evaluate
 from cityseg.commands.export import Export
 from cityseg.commands.pictures import Predict, Submit
-from cityseg.data import Frame, Split, index, resolve_root
-from cityseg.errors import INTERRUPTED, InputError, printable, user_command
+from cityseg.data import Frame, Split, index, require_root, resolve_root
+from cityseg.errors import INTERRUPTED, InputError, counted, printable, user_command
 
 if TYPE_CHECKING:
     from cityseg.cell import Cell, Epoch
@@ -59,19 +59,27 @@ class Train:
     def run(self) -> int:
         """Train until done, with a line for every epoch."""
         from cityseg.cell import Cell
+        from cityseg.findings import Finding
         from cityseg.folds import write_folds
+        from cityseg.model import encoder_weights
         from cityseg.plan import check_data, examine, plan_folds, resolve
         from cityseg.train import train_cell, use_device
 
         words = (*_cache_words(self.cache_dir), *self.settings)
         plan = resolve(self.config, self.data, self.folds, self.grouping, self.seed, words)
         print(plan.describe_data(), flush=True)
-        examined = functools.cache(lambda: examine(plan, decode=True))
+        cell = Cell(self.out or Path("results") / f"cell-{plan.source.stem}-f{self.fold}")
+        was_done = cell.status() == "done"
+
+        @functools.cache
+        def examined() -> list[Finding]:
+            if not was_done:
+                encoder_weights(plan.config.model)  # if they are missing, nothing need be decoded
+            return examine(plan, decode=True)
+
         folds = plan_folds(plan, self.folds_file, lambda _: examined())
         train, val = folds.split(plan.frames, self.fold)
         check_data(plan, folds, examined())
-        cell = Cell(self.out or Path("results") / f"cell-{plan.source.stem}-f{self.fold}")
-        was_done = cell.status() == "done"
         device = use_device(plan.config.resources)
         try:
             for epoch in train_cell(plan.config, train, val, cell, device):
@@ -106,9 +114,7 @@ class Verify:
         """Print counts a city and every problem; exit code 1 if one is more than a warning."""
         from cityseg.verify import verify
 
-        root = resolve_root(self.data)
-        if root is None:
-            raise InputError("no data set", remedy="give its root by --data or CITYSCAPES_DATASET")
+        root = require_root(self.data)
         folds = self._folds()
         reports = [
             verify(root, split, folds=folds if split == "train" else None)
@@ -124,18 +130,22 @@ class Verify:
         for problem in problems:
             print(printable(str(problem)))
         grave = sum(problem.grave for problem in problems)
-        warnings = f", {len(problems) - grave} warnings" if len(problems) > grave else ""
-        print(f"{grave or 'no'} problems{warnings}" if problems else "nothing wrong")
+        told = [counted(grave, "problem") if grave else "no problems"]
+        told += [counted(len(problems) - grave, "warning")] if len(problems) > grave else []
+        print(", ".join(told) if problems else "nothing wrong")
         return 1 if grave else 0
 
-    def _folds(self) -> "Folds | FoldsFile":
+    def _folds(self) -> "Folds | FoldsFile | None":
         from cityseg.config import Folds, validate
         from cityseg.folds import read_folds
 
-        if self.folds_file is not None:
-            return read_folds(self.folds_file)
-        given = {"count": self.folds, "grouping": self.grouping, "seed": self.seed}
-        return validate(Folds, {k: v for k, v in given.items() if v is not None}, "folds")
+        options = {"count": self.folds, "grouping": self.grouping, "seed": self.seed}
+        given = {key: value for key, value in options.items() if value is not None}
+        if self.folds_file is None:
+            return validate(Folds, given, "folds") if given else None
+        if given:
+            raise InputError("--folds-file", expected="no --folds, --grouping or --seed beside it")
+        return read_folds(self.folds_file)
 
     def _splits(self, root: Path) -> list[Split]:
         if self.split is None:
@@ -176,7 +186,7 @@ def _check_validated(cell: "Cell", val: list[Frame]) -> None:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Decode all frames of a data set once, for every training on this machine to read.
+    """Decode all frames of a data set's train split once, for every training on this machine.
 
     A training does so by itself when it begins; this does it ahead.
     """
@@ -194,23 +204,26 @@ class Prepare:
         from cityseg.cache import ensure
         from cityseg.config import City
         from cityseg.minicity import ensure as ensure_city
-        from cityseg.verify import check, refuse
+        from cityseg.verify import check, check_names, refuse
 
         root = resolve_root(self.data) or ensure_city(City())
         frames = index(root, "train")
         started = time.perf_counter()
         cache = ensure(frames, self.cache_dir, self.processes)
-        problems = check(root, frames, findings.examine(frames, self.processes))
+        found = findings.examine(frames, self.processes)
+        problems = [*check_names(root, "train"), *check(root, frames, found)]
         for problem in problems:
             if not problem.grave:
                 print(printable(str(problem)), file=sys.stderr)
         refuse(root, problems)
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in cache.folder.iterdir()) / 1e9
-        print(f"{len(frames)} frames in {cache.folder}, {size:.2f} GB, after {seconds:.1f} s")
+        decoded = counted(len(frames), "frame")
+        print(f"{decoded} in {cache.folder}, {size:.2f} GB, after {seconds:.1f} s")
         others = [path for path in cache.folder.parent.glob("frames-*") if path != cache.folder]
         if others:
-            print(f"{len(others)} caches of other or changed data sets lie beside it; "
+            caches = counted(len(others), "cache")
+            print(f"beside it: {caches} of other or changed data sets; "
                   "what no training reads may be deleted")  # fmt: skip
         return 0
 

@@ -57,8 +57,8 @@ def disk_faults(path: Path) -> Iterator[None]:
         there = next(folder for folder in path.absolute().parents if folder.is_dir())
         free = shutil.disk_usage(there).free / 1e9
         raise DiskError(
-            f"cannot write {path}: {error.strerror} ({free:.2f} GB are free there); mend that, and "
-            "the same command goes on from what is finished"
+            f"cannot write {path}: {error.strerror} ({free:.2f} GB are free there); mend that, "
+            "and run the same command again"
         ) from None
 
 

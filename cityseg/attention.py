@@ -47,7 +47,7 @@ class AttentionGate(nn.Module):
         self.of_skip = nn.Conv2d(skip_channels, between, kernel_size=2, stride=2, bias=False)
         self.of_coarse = nn.Conv2d(coarse_channels, between, kernel_size=1)
         self.weight = nn.Conv2d(between, 1, kernel_size=1)
-        nn.init.constant_(self.weight.bias, OPEN)  # pyright: ignore[reportArgumentType]
+        nn.init.constant_(self.weight.bias, OPEN)  # pyright: ignore[reportArgumentType] # a bias is None only where it is turned off
 
     def forward(
         self, skip: Float[Tensor, "b s h w"], coarse: Float[Tensor, "b c h2 w2"]

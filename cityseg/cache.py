@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 
 from cityseg import atomic, findings, parallel
 from cityseg.config import Config
-from cityseg.data import Frame, cache_folder, image_size, read_frame
+from cityseg.data import Frame, cache_folder, image_size, read_frame, resolved
 from cityseg.errors import InputError
 from cityseg.labels import TRAIN_ID_OF_LABEL_ID
 
@@ -120,7 +120,7 @@ def ensure(
         InputError: a frame that cannot be read, no room on the disk, a folder not to be written to.
     """
     frames = sorted(frames)
-    folder = (folder or cache_folder()).expanduser().absolute()
+    folder = resolved(folder) if folder else cache_folder()
     key = key_of(frames)
     home = folder / f"frames-{key}"
     there = _open(home, key)
@@ -157,7 +157,11 @@ def key_of(frames: Sequence[Frame]) -> str:
 
 def size_bytes(frames: Sequence[Frame]) -> int:
     """What the cache of these frames takes of the disk."""
-    return BYTES_A_PIXEL * sum(place.pixels for place in _places(frames).values())
+    return _bytes_of(_places(frames))
+
+
+def _bytes_of(places: dict[str, Place]) -> int:
+    return BYTES_A_PIXEL * sum(place.pixels for place in places.values())
 
 
 def _open(home: Path, key: str) -> FrameCache | None:
@@ -198,7 +202,7 @@ def _build(frames: Sequence[Frame], home: Path, key: str, processes: int | None)
 
 
 def _check_room(folder: Path, places: dict[str, Place]) -> None:
-    need = BYTES_A_PIXEL * sum(place.pixels for place in places.values())
+    need = _bytes_of(places)
     log.info("cache: %d frames decoded to %s, %.1f GB", len(places), folder, need / 1e9)
     free = shutil.disk_usage(folder).free
     if free < need + SPARE_BYTES:

@@ -43,7 +43,8 @@ class Epoch:
     epoch: int
     """From 1."""
     train_loss: float
-    """Mean of the steps' losses (cross-entropy, nats a pixel), on augmented samples."""
+    """Mean of the steps' losses (`loss`; by default cross-entropy, nats a pixel), on augmented
+    samples."""
     val_loss: float
     """Cross-entropy over all labelled validation pixels at the input size, nats a pixel."""
     miou_low: float
@@ -52,7 +53,7 @@ class Epoch:
     """Logits upsampled to each frame's own size, against its own labels, 0-1; NaN for an epoch that
     is not scored so (`evaluate.full_every`)."""
     lr: float
-    """Learning rate of this epoch."""
+    """Learning rate of this epoch's first step, of all but the encoder."""
     train_s: float
     val_s: float
     images_per_s: float

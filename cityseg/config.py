@@ -199,6 +199,12 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
+    def _nothing_idle(self) -> "Model":
+        if self.context != "blocks":
+            _refuse_idle(self, ("dropout",), f"model.context={self.context}")
+        return self
+
+    @model_validator(mode="after")
     def _weights_fit_the_encoder(self) -> "Model":
         pretrained = self.weights != "none"
         if pretrained and self.encoder == "vanilla":
@@ -347,8 +353,8 @@ class Evaluate(Section):
     """Epochs from one score at full resolution to the next: 5 is after every fifth and the last.
     The best epoch is always scored so, at the end at the latest, from its weights."""
     predictions: Annotated[int, Field(ge=0, le=100)] = 3
-    """Validation frames a fold whose prediction is kept for the panel: spread from the worst to
-    the best by mIoU, the median one included."""
+    """Validation frames a fold whose prediction is kept for the panel: spread evenly
+    from the worst to the best by mIoU; an odd number from 3 on includes the median one."""
 
 
 class Crf(Section):
@@ -375,6 +381,13 @@ class Crf(Section):
     radius: Annotated[int, Field(ge=1, le=100)] = 5
     """Where messages end: in blocks, to each side."""
 
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Crf":
+        if not self.iterations:
+            idle = tuple(name for name in Crf.model_fields if name != "iterations")
+            _refuse_idle(self, idle, "inference.crf.iterations=0")
+        return self
+
 
 class Inference(Section):
     """How a frame's scores come from the network: after every epoch, and in later measurements.
@@ -397,6 +410,12 @@ class Inference(Section):
     ] = (1.0,)
     """Mean of softmax over the image at these scales, such as 0.75, 1 and 1.25."""
     crf: Crf = Crf()
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Inference":
+        if self.window is None:
+            _refuse_idle(self, ("overlap",), "inference.window=null")
+        return self
 
 
 class Folds(Section):
@@ -422,7 +441,8 @@ class City(Section):
 
 
 class Resources(Section):
-    """What a training may use. Changes no result on one device type, so a study may change it."""
+    """What a training may use. Changes no result but its last digits, by the number of threads, so
+    that a study may change it."""
 
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of a GPU for one trial, where there are GPUs: 0.5 packs two onto one."""
@@ -431,7 +451,8 @@ class Resources(Section):
     memory_gb: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Host memory of one trial, in GB; by default estimated from the model."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Processes that load data; by default one less than the trial's CPUs on a GPU, else none."""
+    """Processes that load data; by default one less than the trial's CPUs, at most 8, on a GPU,
+    else none."""
     worker_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 600
     """Seconds that a batch is waited for, until the process that loads it counts as hung."""
     cache_dir: Annotated[Path, AfterValidator(_is_a_path)] | None = None
@@ -539,7 +560,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     if path.is_file() or path.name != str(path):
         return read_mapping(path)
-    return read_mapping(shipped(path.name))
+    ours = shipped(path.name)
+    if not ours.is_file():
+        names = sorted(each.name for each in ours.parent.glob("*.yaml"))
+        raise InputError(f"no file {path}", expected=f"a YAML file, or one of {', '.join(names)}")
+    return read_mapping(ours)
 
 
 def override(settings: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import platformdirs
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from cityseg.errors import InputError
+from cityseg.errors import InputError, counted
 from cityseg.labels import TRAIN_ID_OF_LABEL_ID
 
 Split = Literal["train", "val", "test"]
@@ -32,9 +32,9 @@ NAME: Final = re.compile(r"(?P<city>.+?)_(?P<sequence>\d{6})_(?P<frame>\d{6})")
 """The part of a file name that identifies a frame."""
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-PNG_CHANGED: Final = ((16, 2), (2, 0), (4, 0))
-"""Bits a channel and colour type (2: RGB, 0: grey; PNG specification, 11.2.2) of which Pillow drops
-8 bits, or which it scales up, labels included, and calls RGB and L all the same."""
+PNG_CHANGED: Final = ((16, 2), (16, 4), (16, 6), (2, 0), (4, 0))
+"""Bits a channel and colour type (0: grey, 2: RGB, 4 and 6: with alpha; PNG specification, 11.2.2)
+of which Pillow drops 8 bits, or which it scales up, labels included, and says nothing of it."""
 SIGNATURES: Final = {
     b"\xff\xd8\xff": "a JPEG file", b"GIF8": "a GIF file", b"BM": "a BMP file",
     b"II*\0": "a TIFF file", b"MM\0*": "a TIFF file", b"RIFF": "a WebP file",
@@ -79,7 +79,8 @@ def index(root: Path, split: Split) -> list[Frame]:
     if unpaired:
         missing = "label" if unpaired[0] in images else "image"
         raise InputError(
-            f"{root}: {len(unpaired)} frames of {split} are unpaired, the first {unpaired[0]}",
+            f"{root}: {counted(len(unpaired), 'unpaired frame')} in {split}, "
+            f"the first {unpaired[0]}",
             got=f"no {missing}",
             expected=f"a {LABEL_SUFFIX[1:]} for every {IMAGE_SUFFIX[1:]}",
             remedy=f"list them all with: python -m cityseg verify --data {root}",
@@ -104,7 +105,7 @@ def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
             expected="the Cityscapes layout",
             remedy="give its root by --data",
         )
-    found = {path.name.removesuffix(suffix): path for path in folder.glob(f"*/*{suffix}")}
+    found = {path.name.removesuffix(suffix): path for path in folder.glob(f"*/[!.]*{suffix}")}
     stray = [path for name, path in found.items() if city_of(name) != path.parent.name]
     if stray:
         raise InputError(
@@ -269,6 +270,18 @@ def resolve_root(given: Path | None) -> Path | None:
     return resolved(Path(official)) if official else None
 
 
+def require_root(given: Path | None) -> Path:
+    """`resolve_root`, for what does not go with the embedded city.
+
+    Raises:
+        InputError: no root is given, or a path that leads nowhere.
+    """
+    root = resolve_root(given)
+    if root is None:
+        raise InputError("no data set", remedy="give its root by --data or CITYSCAPES_DATASET")
+    return root
+
+
 def resolved(path: Path) -> Path:
     """The path from the file system's root, links and a leading `~` followed.
 
@@ -282,8 +295,12 @@ def resolved(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what is made from data sets is kept: `$CITYSEG_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("CITYSEG_CACHE") or platformdirs.user_cache_dir("cityseg"))
+    """Where what is made from data sets is kept: `$CITYSEG_CACHE`, else the user's cache folder.
+
+    Raises:
+        InputError: a path that leads nowhere.
+    """
+    return resolved(Path(os.environ.get("CITYSEG_CACHE") or platformdirs.user_cache_dir("cityseg")))
 
 
 def kind(root: Path, frames: list[Frame]) -> Kind:

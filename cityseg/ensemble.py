@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from cityseg.cell import Cell
 from cityseg.checkpoint import load_network
 from cityseg.config import Config, difference, override, parse
-from cityseg.errors import InputError
+from cityseg.errors import InputError, counted
 from cityseg.evaluate import Evaluation, Forward, Tally, segmented
 from cityseg.inference import Scorer, mean_of_softmax, refiner, scorer, viewed
 from cityseg.inputs import ValBatch
@@ -87,16 +87,22 @@ def find_members(folder: Path) -> dict[str, Path]:
     if missing:
         first = missing[0]
         raise InputError(
-            f"{folder}: {len(missing)} of {len(cells)} folds have no {first.best_weights.name}, "
-            f"the first {first.folder.name}, which is {first.status()}",
+            f"{folder}: {first.best_weights.name} is missing in {len(missing)} of "
+            f"{counted(len(cells), 'fold')}, the first {first.folder.name}, "
+            f"which is {first.status()}",
             remedy="finish the study" if first.status() != "done" else
             "its weights were not kept: run it under another name with --keep-weights all",
         )  # fmt: skip
     return {cell.folder.name: cell.best_weights for _, cell in sorted(cells.items())}
 
 
-def load(files: dict[str, Path], words: tuple[str, ...] = ()) -> Ensemble:
+def load(files: dict[str, Path], words: tuple[str, ...] = (), fused: bool = True) -> Ensemble:
     """Networks by name, from weights files of ours, with `KEY=VALUE` over their settings.
+
+    Args:
+        files: by the networks' names.
+        words: settings that a trained network leaves open.
+        fused: whether they are compiled if so configured, which pays for many images of one size.
 
     Raises:
         InputError: a file that is none of ours; files of different configurations; a setting of a
@@ -112,7 +118,7 @@ def load(files: dict[str, Path], words: tuple[str, ...] = ()) -> Ensemble:
     config = settled(configs[first], words)
     device = use_device(config.resources)
     models = {name: place(model, device).eval() for name, (model, _) in loaded.items()}
-    networks = {name: Forward(model, config, device) for name, model in models.items()}
+    networks = {name: Forward(model, config, device, fused) for name, model in models.items()}
     return Ensemble(networks, config, device)
 
 

@@ -4,10 +4,12 @@ import contextlib
 import errno
 import functools
 import io
+import os
+import select
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 INTERRUPTED: Final = 130
@@ -16,7 +18,7 @@ INTERRUPTED: Final = 130
 REFUSED_BY_THE_SYSTEM: Final = frozenset(
     {
         errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM,
-        errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG,
+        errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EEXIST,
     }
 )  # fmt: skip
 """Errors of the file system that are about the path given or its disk: never a programmer's."""
@@ -49,6 +51,17 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things in words: `1 file`, `2 files`; `plural` where that is not noun and s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def first_of(items: Sequence[object], shown: int, separator: str = "; ") -> str:
+    """The first of many things in one line, and how many more there are."""
+    more = [f"and {len(items) - shown} more"] if len(items) > shown else []
+    return separator.join([*map(str, items[:shown]), *more])
 
 
 class TransientError(RuntimeError):
@@ -99,12 +112,19 @@ def user_command(main: Callable[[], int]) -> Callable[[], int]:
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             with terminations_as_ctrl_c():
-                return main()
+                code = main()
+                sys.stdout.flush()  # what cannot be written shows here, not when Python ends
+                return code
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except (TrainingError, TransientError) as error:
             print(f"failed: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            if not _nobody_reads():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OSError as error:
             if error.errno not in REFUSED_BY_THE_SYSTEM:
@@ -117,3 +137,10 @@ def user_command(main: Callable[[], int]) -> Callable[[], int]:
             return INTERRUPTED
 
     return command
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of stdout is closed: its reader, such as `head`, has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))

@@ -65,16 +65,16 @@ def read_counts(path: Path) -> Evaluation:
 
 
 class Forward:
-    """From images to logits, in the configured precision; compiled if so configured.
+    """From images to logits, in the configured precision; compiled if so configured and `fused`.
 
     Only batches of the first one's size use the compiled code: it is made for one size, and the
-    last batch of an epoch may be short.
+    last batch of an epoch may be short. It takes a minute or more to make: not for a few images.
     """
 
-    def __init__(self, model: UNet, config: Config, device: torch.device):
+    def __init__(self, model: UNet, config: Config, device: torch.device, fused: bool = True):
         self.model = model
         self.precision = precision_of(config, device)
-        fused = config.train.compile and device.type == "cuda"
+        fused = fused and config.train.compile and device.type == "cuda"
         self.compiled = torch.compile(self._logits, dynamic=False) if fused else self._logits
         self.size: torch.Size | None = None
 
@@ -207,7 +207,7 @@ def predict(
 ) -> UInt8[np.ndarray, "h w"]:
     """Train ids of one RGB image, at its own size, as evaluation computes them."""
     model.eval()
-    score = scorer(config.inference, [Forward(model, config, device)])
+    score = scorer(config.inference, [Forward(model, config, device, fused=False)])
     return segmented(score, image, config, device)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from cityseg import atomic, parallel
 from cityseg.data import Frame, cache_folder, read_image, read_label_ids
-from cityseg.errors import InputError
+from cityseg.errors import InputError, counted, first_of
 from cityseg.labels import CLASSES
 
 VERSION: Final = 1
@@ -135,10 +135,9 @@ def refuse_broken(found: Sequence[Finding]) -> None:
     """
     broken = [part for finding in found for part in finding.broken]
     if broken:
-        first = "; ".join(f"{file}: {what}" for file, what in broken[:NAMES_SHOWN])
-        more = f"; and {len(broken) - NAMES_SHOWN} more" if len(broken) > NAMES_SHOWN else ""
+        told = [f"{file}: {what}" for file, what in broken]
         raise InputError(
-            f"{len(broken)} files cannot be used: {first}{more}",
+            f"cannot use {counted(len(broken), 'file')}: {first_of(told, NAMES_SHOWN)}",
             remedy="list them all with: python -m cityseg verify",
         )
 

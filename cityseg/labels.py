@@ -81,7 +81,12 @@ COLOR_OF_TRAIN_ID: Final = np.zeros((256, 3), np.uint8)
 COLOR_OF_TRAIN_ID[:NUM_CLASSES] = [label.color for label in CLASSES]
 
 
+def is_official(value: int) -> bool:
+    """Whether a value of a label map is a label id of the official table."""
+    return value < len(LABELS)
+
+
 def unofficial_ids(label_ids: UInt8[np.ndarray, "*size"]) -> list[int]:
     """Values of a label map that are no label id of the official table, ascending."""
     counts = np.bincount(label_ids.ravel(), minlength=256)
-    return [int(value) for value in np.flatnonzero(counts) if value >= len(LABELS)]
+    return [int(value) for value in np.flatnonzero(counts) if not is_official(int(value))]

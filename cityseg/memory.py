@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import psutil
@@ -96,17 +96,19 @@ def _a_pixel(config: Config, gpu_precision: str | None) -> float:
 def would_fit(config: Config, there_bytes: int, gpu_precision: str | None = None) -> str:
     """Settings that would fit into some memory, for a configuration that did not.
 
-    The estimate may be off, and others may have taken the memory: so no more than half of the batch
-    that ran out is ever proposed, or of its pixels.
+    The estimate may be off, and others may have taken the memory: so no more than half of either
+    batch size is ever proposed, or of the larger one's pixels.
     """
     height, width = config.data.input_size
-    batch = max(config.train.batch_size, config.evaluate.batch_size)
+    sizes = config.train.batch_size, config.evaluate.batch_size
+    batch = max(sizes)
     pixels = (there_bytes - _fixed(config)) / _a_pixel(config, gpu_precision)
     fitting = max(0, min(int(pixels // (height * width)), batch // 2))
     scale = math.sqrt(min(pixels / (height * width * batch), 0.5)) if pixels > 0 else 0
-    size = [int(side * scale) // SIDE * SIDE for side in (height, width)]
-    proposals = [f"train.batch_size={fitting} and evaluate.batch_size={fitting}"] if fitting else []
-    proposals += [f"data.input_size=[{size[0]},{size[1]}]"] if scale >= LEAST_SCALE else []
+    sides = [int(side * scale) // SIDE * SIDE for side in (height, width)]
+    train, val = (max(1, min(fitting, size // 2)) for size in sizes)
+    proposals = [f"train.batch_size={train} and evaluate.batch_size={val}"] if fitting else []
+    proposals += [f"data.input_size=[{sides[0]},{sides[1]}]"] if scale >= LEAST_SCALE else []
     return " or ".join(proposals) or "a smaller model.encoder or model.decoder_width"
 
 
@@ -129,21 +131,45 @@ def ran_out(config: Config, there_bytes: int, where: str, gpu_precision: str | N
 
 @contextlib.contextmanager
 def explained(config: Config, device: torch.device) -> Iterator[None]:
-    """Tell what would fit, if memory runs out within.
+    """Tell what would fit, if memory runs out within a training.
 
     Raises:
         TrainingError: instead of Python's and torch's errors.
     """
+
+    def line(of_gpu: bool) -> str:
+        if not of_gpu:
+            return ran_out(config, host_bytes(), "the host", None)
+        precision = "float32" if config.train.precision == "float32" else "bfloat16"
+        return ran_out(config, _device_bytes(config, device), f"the GPU ({device})", precision)
+
+    with _told(line):
+        yield
+
+
+@contextlib.contextmanager
+def explained_scoring(device: torch.device) -> Iterator[None]:
+    """Tell what takes less, if memory runs out where a trained network is used.
+
+    Raises:
+        TrainingError: instead of Python's and torch's errors.
+    """
+    less = "set inference.window=[512,1024] or evaluate.batch_size=1"
+    with _told(lambda of_gpu: f"out of memory on {device if of_gpu else 'the host'}: {less}"):
+        yield
+
+
+@contextlib.contextmanager
+def _told(line: Callable[[bool], str]) -> Iterator[None]:
+    """Memory that runs out within, a GPU's or the host's, is told by `line` of which it is."""
     try:
         yield
     except torch.OutOfMemoryError:
-        precision = "float32" if config.train.precision == "float32" else "bfloat16"
-        there = _device_bytes(config, device)
-        raise TrainingError(ran_out(config, there, f"the GPU ({device})", precision)) from None
+        raise TrainingError(line(True)) from None
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise TrainingError(ran_out(config, host_bytes(), "the host", None)) from None
+        raise TrainingError(line(False)) from None
 
 
 def _device_bytes(config: Config, device: torch.device) -> int:

@@ -23,7 +23,7 @@ from cityseg.attention import SKIPS
 from cityseg.blocks import ConvBlock, DeepBlock, DualBlock, even, resize
 from cityseg.config import Model
 from cityseg.context import AtrousPyramid, PyramidPooling
-from cityseg.data import sha256_of
+from cityseg.data import resolved, sha256_of
 from cityseg.errors import InputError
 from cityseg.fusion import FeaturePyramid, Finest
 from cityseg.labels import NUM_CLASSES
@@ -287,13 +287,16 @@ def encoder_weights(settings: Model) -> Path | None:
     if settings.weights == "none":
         return None
     if settings.weights_is_file:
-        return _local_weights(Path(settings.weights).expanduser(), settings.weights_sha256)
+        return _local_weights(resolved(Path(settings.weights)), settings.weights_sha256)
     return _torchvision_weights(settings.encoder, settings.weights)
 
 
 def _local_weights(path: Path, sha256: str | None) -> Path:
     if not path.is_file():
-        raise InputError(f"model.weights: no file {path}")
+        raise InputError(
+            f"model.weights: no file {path}",
+            expected="IMAGENET1K_V1, none, or the path of a file",
+        )
     actual = sha256_of(path)
     if actual != sha256:
         raise InputError(

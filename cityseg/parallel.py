@@ -5,10 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Final, TypeVar
 
 from rich.console import Console
 from rich.progress import track
+
+from cityseg.errors import TransientError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,6 +32,9 @@ def each(
         items: must be picklable, as the results.
         what: names the work beside the bar that shows its progress if stderr is a terminal.
         processes: by default one a core, but no more than the number of items is worth.
+
+    Raises:
+        TransientError: a process was killed.
     """
     wanted = processes or min(os.cpu_count() or 1, len(items) // SHARE)
     bar = Console(stderr=True)
@@ -50,5 +56,10 @@ def _results(
     pool = ProcessPoolExecutor(processes, context)
     try:
         yield from pool.map(work, items, chunksize=CHUNK)
+    except BrokenProcessPool:
+        raise TransientError(
+            "a process that read files was lost, perhaps for want of memory; run the same command "
+            "again"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,7 +1,6 @@
 """From what was typed to what will be trained: configuration, data set and folds."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,10 @@ from cityseg import findings, minicity
 from cityseg.cache import frame_reader
 from cityseg.config import STUDY_SECTION, Config, Train, override, parse, read_settings, shipped
 from cityseg.data import Frame, Kind, index, kind, resolve_root
-from cityseg.errors import InputError
+from cityseg.errors import InputError, counted
 from cityseg.findings import Finding
 from cityseg.folds import FoldsFile, check_folds, make_folds, read_folds
-from cityseg.verify import check, check_split, refuse
+from cityseg.verify import check, check_names, check_split, refuse
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +34,14 @@ class Plan:
 
     def describe_data(self) -> str:
         """One line: which data set, why, and how large."""
-        cities = Counter(frame.city for frame in self.frames)
+        frames = counted(len(self.frames), "train frame")
+        cities = counted(len({frame.city for frame in self.frames}), "city", "cities")
         what = {
             "synthetic": "the embedded synthetic city",
             "cityscapes": "Cityscapes",
             "other": "a data set in the Cityscapes layout",
         }[self.kind]
-        return f"data: {what}, {len(self.frames)} train frames of {len(cities)} cities, {self.root}"
+        return f"data: {what}, {frames} of {cities}, {self.root}"
 
 
 def resolve(
@@ -107,7 +107,8 @@ def check_data(plan: Plan, folds: FoldsFile, found: list[Finding]) -> None:
     Raises:
         InputError: with the first of what is wrong, and how much more there is.
     """
-    problems = check(plan.root, plan.frames, found)
+    problems = check_names(plan.root, "train")
+    problems += check(plan.root, plan.frames, found)
     problems += check_split(plan.root, plan.frames, found, folds)
     for problem in problems:
         if not problem.grave:
@@ -154,10 +155,10 @@ def check_batch(folds: FoldsFile, train: Train) -> None:
         InputError: with the largest possible.
     """
     sizes = [len(fold) for fold in folds.folds]
-    smallest = sum(sizes) - max(sizes)
-    if smallest < train.step_size:
+    fewest = sum(sizes) - max(sizes)
+    if fewest < train.step_size:
         raise InputError(
             "train.batch_size" + " x train.accumulate" * (train.accumulate > 1),
             got=train.step_size,
-            expected=f"at most {smallest}, the frames that the smallest fold trains on",
+            expected=f"at most {fewest}, the fewest frames that a fold's network is trained on",
         )

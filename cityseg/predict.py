@@ -49,7 +49,7 @@ def find_pictures(source: Path, outputs: Outputs) -> dict[str, Path]:
     """What to segment, by the name it gets: `source`, or every PNG and JPEG anywhere below it.
 
     A Cityscapes frame is named `{city}_{sequence}_{frame}`, any other file by its stem. Earlier
-    results below `source` are left out.
+    results of the same --out below `source` are left out.
 
     Raises:
         InputError: nothing there, or two files that would get one name.

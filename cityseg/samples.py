@@ -58,8 +58,8 @@ class Loader(Generic[Batch]):
 
     def _fault(self, said: str, batch: int) -> str | None:
         """What torch says of a worker that hangs or was killed; None for other errors."""
-        if "DataLoader" not in said:
-            return None
+        if "DataLoader" not in said or said.startswith("Caught "):
+            return None  # the latter: an error in a worker, not of one
         workers, names = self.source.num_workers, ", ".join(self.names(batch))
         if "timed out" in said:
             return (

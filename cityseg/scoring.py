@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from cityseg import parallel
 from cityseg.confusion import confusion_with_void
 from cityseg.data import NAME, Frame, read_prediction_ids, read_target
-from cityseg.errors import InputError
+from cityseg.errors import InputError, counted, first_of
 from cityseg.labels import CLASS_NAMES, NUM_CLASSES, TRAIN_ID_OF_LABEL_ID, unofficial_ids
 from cityseg.metrics import intersection_over_union, mean_iou, pixel_accuracy
 
@@ -69,10 +69,10 @@ def read_submission(folder: Path, frames: list[Frame], processes: int | None = N
             label, that cannot be read, or with an id outside the official table.
     """
     pairs = list(zip(frames, find_predictions(folder, frames), strict=True))
-    counted = list(parallel.each(_count, pairs, "scoring", processes))
+    tallies = list(parallel.each(_count, pairs, "scoring", processes))
     names = [frame.name for frame in frames]
-    confusion = np.stack([counts for counts, _ in counted])
-    return Submission(names, confusion, max(highest for _, highest in counted))
+    confusion = np.stack([counts for counts, _ in tallies])
+    return Submission(names, confusion, max(highest for _, highest in tallies))
 
 
 def find_predictions(folder: Path, frames: list[Frame]) -> list[Path]:
@@ -89,8 +89,8 @@ def find_predictions(folder: Path, frames: list[Frame]) -> list[Path]:
             found[match[0]].append(path)
     missing = [frame.name for frame in frames if not found[frame.name]]
     several = [frame.name for frame in frames if len(found[frame.name]) > 1]
-    parts = [f"{len(missing)} frames have none ({_some(missing)})"] if missing else []
-    parts += [f"{len(several)} frames have several ({_some(several)})"] if several else []
+    parts = [_told("none", missing)] if missing else []
+    parts += [_told("several", several)] if several else []
     if parts:
         raise InputError(
             f"predictions in {folder}",
@@ -118,9 +118,9 @@ def _count(pair: tuple[Frame, Path]) -> tuple[Int64[np.ndarray, "19 20"], int]:
     return counts, int(label_ids.max())
 
 
-def _some(names: list[str]) -> str:
-    more = [f"and {len(names) - NAMES_SHOWN} more"] if len(names) > NAMES_SHOWN else []
-    return ", ".join(names[:NAMES_SHOWN] + more)
+def _told(what: str, names: list[str]) -> str:
+    some = first_of(names, NAMES_SHOWN, ", ")
+    return f"{what} for {counted(len(names), 'frame')} ({some})"
 
 
 def _finite(value: float) -> float | None:

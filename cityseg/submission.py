@@ -18,7 +18,7 @@ from rich.progress import track
 
 from cityseg import atomic
 from cityseg.data import read_image
-from cityseg.errors import InputError
+from cityseg.errors import DiskError, InputError
 from cityseg.labels import LABEL_ID_OF_TRAIN_ID
 
 SERVER_SIZE: Final = (1024, 2048)
@@ -40,7 +40,8 @@ def write(path: Path, images: dict[str, Path], predict: Predict) -> set[tuple[in
         The sizes (height, width) that occur.
 
     Raises:
-        InputError: an image cannot be read, or the zip cannot be written.
+        InputError: an image cannot be read, or the path cannot be written to.
+        DiskError: the disk is full, or may not be written to.
     """
     sizes: set[tuple[int, int]] = set()
     console = Console(stderr=True)
@@ -54,6 +55,8 @@ def write(path: Path, images: dict[str, Path], predict: Predict) -> set[tuple[in
                 label_ids = LABEL_ID_OF_TRAIN_ID[predict(read_image(image))]
                 sizes.add((label_ids.shape[0], label_ids.shape[1]))
                 archive.writestr(f"{name}_labelIds.png", _png(label_ids))
+    except DiskError:
+        raise
     except OSError as error:
         raise InputError(f"cannot write {path}", got=error.strerror or str(error)) from None
     return sizes

@@ -43,7 +43,7 @@ from cityseg.optimisation import (
     rate_of,
     schedule_of,
 )
-from cityseg.precision import choose_kernels, place
+from cityseg.precision import choose_kernels, place, precision_of
 from cityseg.samples import (
     Choose,
     EpochBatches,
@@ -68,6 +68,13 @@ WAITING_SHARE: Final = 0.2
 
 PARTS: Final = ("model", "optimizer", "schedule", "average")
 """Of a run, those that save and load themselves."""
+
+OTHER: Final = {
+    "identity": "settings",
+    "frames": "frames",
+    "precision": "precision: train.precision=auto is as the processor or GPU is",
+}
+"""What identifies a training, in words."""
 
 NameOf = Callable[[int, int], str]
 """Name of the frame that the sample of (epoch, index) shows."""
@@ -360,16 +367,17 @@ def _resume(
 ) -> dict[str, str]:
     """Go back to the cell's last finished epoch, if any; returns what identifies this training."""
     names = [[frame.name for frame in part] for part in (train, val)]
-    what = {"identity": config.identity(), "frames": names}
+    bfloat16 = precision_of(config, run.device).bfloat16  # by `auto`, not the same everywhere
+    what = {"identity": config.identity(), "frames": names, "precision": bfloat16}
     token = {
         key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in what.items()
     }
     if cell.state.is_file():
         state = load_state(cell.state, keys={"token", *run.state_dict()})
         for key, value in token.items():
-            if state["token"][key] != value:
+            if state["token"].get(key, value) != value:  # older states say nothing of precision
                 raise InputError(
-                    f"{cell.state} is of another training ({key} differ)",
+                    f"{cell.state} is of another training (other {OTHER[key]})",
                     remedy="give another folder",
                 )
         run.load_state_dict(state)

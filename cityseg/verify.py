@@ -13,10 +13,10 @@ from jaxtyping import Bool
 from cityseg.config import Folds
 from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, Frame, Split, city_of
 from cityseg.disguise import looks_like_train_ids
-from cityseg.errors import InputError
+from cityseg.errors import InputError, counted, first_of
 from cityseg.findings import Finding, examine
 from cityseg.folds import FoldsFile, check_folds, make_folds
-from cityseg.labels import CLASS_NAMES, LABELS
+from cityseg.labels import CLASS_NAMES, is_official
 
 NAMES_SHOWN: Final = 3
 """Problems that a message lists before it only counts them."""
@@ -89,6 +89,15 @@ def verify(
     return Report(split, dict(sorted(counts.items())), in_order)
 
 
+def check_names(root: Path, split: Split) -> list[Problem]:
+    """What stands in a split and is no frame by its name, and folders that are links to nothing.
+
+    Reads nothing. `data.index` passes most of it over; whole cities could be missing so.
+    """
+    kinds = (("leftImg8bit", IMAGE_SUFFIX), ("gtFine", LABEL_SUFFIX))
+    return [problem for kind, suffix in kinds for problem in _by_name(root, kind, split, suffix)[1]]
+
+
 def check(root: Path, frames: Sequence[Frame], found: Sequence[Finding]) -> list[Problem]:
     """All that is wrong with frames, by what was found in each.
 
@@ -140,10 +149,8 @@ def refuse(root: Path, problems: Sequence[Problem]) -> None:
     """
     grave = [problem for problem in problems if problem.grave]
     if grave:
-        first = "; ".join(str(problem) for problem in grave[:NAMES_SHOWN])
-        more = f"; and {len(grave) - NAMES_SHOWN} more" if len(grave) > NAMES_SHOWN else ""
         raise InputError(
-            f"{root}: {len(grave)} problems: {first}{more}",
+            f"{root}: {counted(len(grave), 'problem')}: {first_of(grave, NAMES_SHOWN)}",
             remedy=f"list them all with: python -m cityseg verify --data {root}",
         )
 
@@ -159,8 +166,8 @@ def _by_name(
     pattern = "[!.]*" if kind == "leftImg8bit" else "[!.]*_labelIds.png"
     files = [path.relative_to(root) for path in sorted(folder.glob(f"*/{pattern}"))]
     named = {p.name.removesuffix(suffix): p for p in files if _is_named(p, suffix)}
-    strays = [
-        Problem(p, f"is not named {p.parent.name}_000000_000000{suffix}")
+    strays = [  # the wrong name of a frame, or what is no frame at all, such as Thumbs.db
+        Problem(p, f"is not named {p.parent.name}_000000_000000{suffix}", p.name.endswith(suffix))
         for p in files
         if not _is_named(p, suffix)
     ]
@@ -192,7 +199,7 @@ def _of_frame(frame: Frame, finding: Finding) -> Iterator[tuple[Path, str, bool]
     for path, what in finding.broken:
         yield Path(path), what, True
     values = [value for value, _ in finding.pixels]
-    unknown = [value for value in values if value >= len(LABELS)]
+    unknown = [value for value in values if not is_official(value)]
     if unknown:
         yield frame.label, f"ids {unknown} are not in the official table", True
     if values and not finding.classes().any():
@@ -236,7 +243,8 @@ def _odd_names(root: Path, frames: Sequence[Frame]) -> list[Problem]:
     if not odd:
         return []
     path = _within(root, odd[0].image)
-    what = f"spaces or letters beyond ASCII in {len(odd)} names; not every program reads these"
+    names = counted(len(odd), "name")
+    what = f"spaces or letters beyond ASCII in {names}; not every program reads these"
     return [Problem(path, what, False)]
 
 

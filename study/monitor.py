@@ -116,13 +116,13 @@ class Monitor:
             self._set_gauges()
 
 
-def _event(epoch: Epoch, wall_time: float) -> event_pb2.Event:  # pyright: ignore[reportAttributeAccessIssue]
+def _event(epoch: Epoch, wall_time: float) -> event_pb2.Event:  # pyright: ignore[reportAttributeAccessIssue] # protobuf makes its classes at run time
     """All of an epoch in one record, so that a torn file has it whole or not at all."""
-    summary = summary_pb2.Summary()  # pyright: ignore[reportAttributeAccessIssue]
+    summary = summary_pb2.Summary()  # pyright: ignore[reportAttributeAccessIssue] # likewise
     for quantity, value in _known(epoch):
         if quantity.tag:
             summary.value.add(tag=quantity.tag, simple_value=value)
-    return event_pb2.Event(wall_time=wall_time, step=epoch.epoch, summary=summary)  # pyright: ignore[reportAttributeAccessIssue]
+    return event_pb2.Event(wall_time=wall_time, step=epoch.epoch, summary=summary)  # pyright: ignore[reportAttributeAccessIssue] # likewise
 
 
 def _known(epoch: Epoch) -> Iterator[tuple[Quantity, float]]:

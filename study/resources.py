@@ -21,8 +21,8 @@ from cityseg.memory import (
     training_bytes,
 )
 
-STATE_BYTES: Final = 12
-"""A parameter in a saved state: value and two moments."""
+MOMENTS: Final = {"adam": 2, "adamw": 2, "sgd": 1}
+"""Numbers that an optimiser keeps of a parameter; SGD none without momentum."""
 MEMORY_SHARE: Final = 0.9
 """Of the memory that is free at the start: the rest is for Ray and the system."""
 
@@ -122,7 +122,10 @@ def cell_memory_bytes(config: Config, on_gpu: bool) -> int:
 
 def state_bytes(config: Config) -> int:
     """What a cell's saved state takes."""
-    return STATE_BYTES * parameters_of(config) + average_bytes(config)
+    train = config.train
+    plain = train.optimizer == "sgd" and not train.momentum
+    moments = 0 if plain else MOMENTS[train.optimizer]
+    return WEIGHT_BYTES * (1 + moments) * parameters_of(config) + average_bytes(config)
 
 
 @dataclass(frozen=True)

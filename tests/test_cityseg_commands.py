@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import scene, tiny_config, write_frame
 
@@ -170,6 +171,15 @@ def test_verify_and_help_do_not_wait_for_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_weights_that_are_not_there_are_told_of_before_anything_is_decoded(
+    yaml: Path, tiny_city: Path, tmp_path: Path
+):
+    cell, cache = Cell(tmp_path / "cell"), tmp_path / "cache"
+    answer = train(yaml, tiny_city, cell, "--cache-dir", cache, "model.weights=nowhere.pth")
+    assert answer.code == 2 and "model.weights: no file" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------------------------- evaluate
 
 
@@ -265,8 +275,39 @@ def test_predictions_that_cannot_be_scored_are_refused_by_name(perfect: tuple[Pa
     (predictions / "deeper").mkdir()
     first.rename(predictions / "deeper" / second.name)
     message = refusal(*words)
-    assert "1 frames have none (ulm_000000_000019)" in message
-    assert "1 frames have several (ulm_000001_000019)" in message
+    assert "none for 1 frame (ulm_000000_000019)" in message
+    assert "several for 1 frame (ulm_000001_000019)" in message
+
+
+def test_scores_are_told_though_their_counts_cannot_be_written(
+    trained: Cell, tiny_city: Path, tmp_path: Path
+):
+    (tmp_path / "file").touch()
+    words = ("evaluate", "--weights", trained.best_weights, "--data", tiny_city, "--split", "train")
+    answer = cityseg_command(*words, "--out", tmp_path / "file", "--json")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path / 'file'}: got File exists\n")
+    assert json.loads(answer.out)["frames"] == 12
+
+
+def test_out_of_memory_is_one_line_that_says_what_takes_less(
+    trained: Cell, perfect: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("cityseg.evaluate.Tally.add", full)
+    monkeypatch.setattr("cityseg.ensemble.Ensemble.predict", full)
+    root, out, weights = perfect[0], tmp_path / "out", ("--weights", trained.best_weights)
+    for words in (
+        ("evaluate", "--data", root),
+        ("predict", root / "leftImg8bit", "--out", out),
+        ("submit", "--data", root, "--split", "val", "--out", out / "x.zip"),
+    ):
+        answer = cityseg_command(*words, *weights)
+        assert answer.code == 1
+        assert answer.err.splitlines()[-1] == (
+            "failed: out of memory on cpu: set inference.window=[512,1024] or evaluate.batch_size=1"
+        )
 
 
 # ----------------------------------------------------------------------------------- predict
@@ -338,8 +379,19 @@ def test_verify_answers_with_counts_a_list_or_a_refusal(perfect: tuple[Path, Pat
         f"{label.relative_to(root)}: ids [77] are not in the official table",
         f"warning: {label.relative_to(root)}: no pixel is of the 19 scored classes",
     ]
-    assert "3 problems, 1 warnings" in broken.out
+    assert "3 problems, 1 warning\n" in broken.out
     assert "no folder" in refusal("verify", "--data", root / "nowhere")
+
+
+def test_verify_makes_folds_only_if_it_is_asked_to(perfect: tuple[Path, Path]):
+    root, _ = perfect
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(root / kind / "val", root / kind / "train")
+    plain = cityseg_command("verify", "--data", root, "--split", "train")
+    assert (plain.code, plain.out.splitlines()[-1]) == (0, "nothing wrong")
+    folded = cityseg_command("verify", "--data", root, "--split", "train", "--folds", "3")
+    assert folded.code == 1 and "cannot make 3 folds: got 2 frames" in folded.out
+    assert folded.out.splitlines()[-1] == "1 problem"
 
 
 # ----------------------------------------------------------------------------------- mistakes
@@ -359,7 +411,7 @@ def test_verify_answers_with_counts_a_list_or_a_refusal(perfect: tuple[Path, Pat
         ("train --fold 1 --data nowhere", "no folder"),
         ("train --fold 4 --data CITY", "fold: got 4, expected 1 to 3"),
         ("train --fold 1 --data CITY train.lrr=1", "did you mean train.lr?"),
-        ("train --fold 1 --data CITY --config nowhere.yaml", "cannot read"),
+        ("train --fold 1 --data CITY --config nowhere.yaml", "no file nowhere.yaml: expected"),
         ("train --fold 1 --data CITY --folds-file nowhere.json", "cannot read"),
         ("train --fold 1 --data CITY --folds 13", "cannot make 13 folds: got 12 frames"),
     ],

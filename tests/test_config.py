@@ -115,10 +115,18 @@ def test_a_checksum_without_a_file_is_refused():
         ("data.augment.crop.scale=[2,0.5] data.augment.view=crop", "(from, to)"),
         ("data.augment.colour=distortion data.augment.hue=0.1", "leave it at 0.5"),
         ("data.augment.distortion.hue=0.2", "data.augment.distortion does nothing"),
+        ("model.context=ppm model.dropout=0.1", "model.dropout does nothing with model.context"),
+        ("inference.overlap=0.2", "inference.overlap does nothing with inference.window=null"),
+        ("inference.crf.blur=2", "inference.crf.blur does nothing with inference.crf.iterations=0"),
     ],
 )
 def test_settings_that_do_nothing_or_contradict_each_other_are_refused(words: str, problem: str):
     assert problem in refused(*words.split())
+
+
+def test_settings_that_another_puts_to_use_are_not_refused():
+    load(None, ("model.dropout=0.1", "inference.window=[512,512]", "inference.overlap=0.2"))
+    load(None, ("inference.crf.iterations=5", "inference.crf.blur=2"))
 
 
 def test_batch_norm_needs_more_than_one_value():
@@ -182,7 +190,10 @@ def test_a_file_that_is_no_configuration_is_refused_in_one_line(tmp_path: Path, 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
     assert "absent.yaml" in refused(path=tmp_path / "absent.yaml")
-    assert "absent.yaml" in refused(path=Path("absent.yaml"))
+    assert refused(path=Path("absent.yaml")) == (
+        "no file absent.yaml: expected a YAML file, or one of "
+        + ", ".join(path.name for path in SHIPPED)
+    )
     assert str(tmp_path) in refused(path=tmp_path)
 
 

@@ -87,8 +87,8 @@ def test_blocks_are_as_far_apart_as_their_pixels_are():
     """Messages between blocks of 4 pixels are those between pixels, at a quarter of the widths."""
     scores, image = drawn(3, 3, 7, 9)
     beliefs, colors = (torch.from_numpy(part)[None].float() for part in (scores, image))
-    blocks = Crf(blur=4, position_sd_px=20, smoothness_sd_px=6)
-    pixels = Crf(blur=1, position_sd_px=5, smoothness_sd_px=1.5)
+    blocks = Crf(iterations=1, blur=4, position_sd_px=20, smoothness_sd_px=6)
+    pixels = Crf(iterations=1, blur=1, position_sd_px=5, smoothness_sd_px=1.5)
     found, expected = (Messages(colors, settings)(beliefs) for settings in (blocks, pixels))
     torch.testing.assert_close(found, expected)
 

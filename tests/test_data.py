@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,7 +59,7 @@ def test_an_unpaired_frame_is_named_with_what_it_lacks(city: Path, part: str, la
     for file in (city / part / "train" / "bochum").glob("*_00000[12]_*.png"):
         file.unlink()
     message = refused(city)
-    assert "2 frames of train are unpaired, the first bochum_000001_000019" in message
+    assert "2 unpaired frames in train, the first bochum_000001_000019" in message
     assert lacks in message
 
 
@@ -170,3 +171,22 @@ def test_the_root_is_as_given_else_the_official_variables_else_none(
     monkeypatch.setenv("CITYSCAPES_DATASET", str(tmp_path))
     assert data.resolve_root(None) == tmp_path
     assert data.resolve_root(tmp_path / "mine") == tmp_path / "mine"
+
+
+def test_the_cache_folder_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CITYSEG_CACHE", "~/cache")
+    assert data.cache_folder() == tmp_path / "cache"
+    monkeypatch.setenv("CITYSEG_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(InputError, match="no such path ~nobody-of-this-name/cache"):
+        data.cache_folder()
+
+
+def test_a_picture_of_16_bits_with_alpha_is_refused_before_it_loses_8(tmp_path: Path):
+    path = tmp_path / "picture.png"
+    for dtype in (np.uint8, np.uint16):
+        cv2.imwrite(str(path), np.full((4, 6, 4), 200, dtype))
+        if dtype is np.uint8:
+            assert data.read_picture(path).shape == (4, 6, 3)
+    with pytest.raises(InputError, match="got 16 bits a channel, expected 8"):
+        data.read_picture(path)

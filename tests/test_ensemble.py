@@ -14,12 +14,13 @@ from test_cityseg_commands import cityseg_command, refusal
 from tiny import opinionated, scene, tiny_config, write_frame
 from torch.nn.functional import interpolate
 
+from cityseg import atomic
 from cityseg.checkpoint import save_weights
 from cityseg.config import City
 from cityseg.confusion import counts_of_one
 from cityseg.data import Frame, index, read_image, read_label_ids, read_target
 from cityseg.ensemble import TOGETHER, find_members, load
-from cityseg.evaluate import read_counts
+from cityseg.evaluate import Forward, read_counts
 from cityseg.inputs import normalise, resized
 from cityseg.labels import LABEL_ID_OF_TRAIN_ID
 from cityseg.minicity import ensure
@@ -120,7 +121,7 @@ def test_what_is_no_ensemble_is_refused_in_one_line(row: Path, city: Path, tmp_p
     gone = tmp_path / "v000"
     shutil.copytree(row, gone)
     (gone / "f2" / "best.safetensors").unlink()
-    assert "1 of 3 folds have no best.safetensors, the first f2" in refusal(
+    assert "best.safetensors is missing in 1 of 3 folds, the first f2" in refusal(
         *words, "--ensemble", gone
     )
     (gone / "f2" / "confusion.npz").touch()
@@ -131,6 +132,19 @@ def test_what_is_no_ensemble_is_refused_in_one_line(row: Path, city: Path, tmp_p
     other = tiny_config(evaluate={"batch_size": 2}, train={"lr": 0.5})
     save_weights(gone / "f2" / "best.safetensors", opinionated(other), other, 1)
     assert "train.lr: 0.0001 -> 0.5" in refusal(*words, "--ensemble", gone)
+
+
+def test_a_few_pictures_are_not_worth_compiling_for(
+    row: Path, city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "cityseg.ensemble.Forward", lambda *a: (asked.append(a[-1]), Forward(*a))[1]
+    )
+    words = ("predict", city / "leftImg8bit", "--weights", row / "f1" / "best.safetensors")
+    assert cityseg_command(*words, "--out", tmp_path).code == 0
+    load(find_members(row))
+    assert asked == [False, True, True, True]
 
 
 # ------------------------------------------------------------------------------------- submission
@@ -192,3 +206,18 @@ def test_a_submission_that_cannot_be_finished_leaves_nothing(row: Path, city: Pa
     assert "no data set" in refusal(*words)
     assert "either --weights or --ensemble" in refusal(*words, "--ensemble", row, "--data", root)
     assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_full_disk_fails_a_submission_and_is_no_mistake_in_what_was_typed(
+    row: Path, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "sync", full)
+    weights = row / "f1" / "best.safetensors"
+    words = ("--data", embedded, "--split", "val", "--out", tmp_path / "x.zip")
+    answer = cityseg_command("submit", "--weights", weights, *words)
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1].startswith(f"failed: cannot write {tmp_path / 'x.zip'}: No ")
+    assert not list(tmp_path.iterdir())

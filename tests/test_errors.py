@@ -1,10 +1,13 @@
 """Users meet one line and an exit code; programmers meet their traceback."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
-from cityseg.errors import InputError, TrainingError, user_command
+from cityseg.errors import InputError, TrainingError, counted, first_of, user_command
 
 
 def test_the_message_gives_what_got_expected_and_remedy_in_that_order():
@@ -60,3 +63,35 @@ def test_ctrl_c_ends_a_command_without_a_traceback(capsys: pytest.CaptureFixture
 
     assert main() == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("characters", [10, 10**6])
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(characters: int):
+    """As `| head` does: what it prints may fit into a buffer, or not."""
+    code = (
+        "import sys; from cityseg.errors import user_command\n"
+        f"sys.exit(user_command(lambda: print({characters} * 'x') or 0)())"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_a_pipe_that_is_not_the_outputs_keeps_its_traceback(capfd: pytest.CaptureFixture[str]):
+    @user_command
+    def command() -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        command()
+
+
+def test_things_are_counted_and_told_in_words():
+    assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [counted(n, "city", "cities") for n in (1, 3)] == ["1 city", "3 cities"]
+    assert first_of([1, 2], 2) == "1; 2"
+    assert first_of(["a", "b", "c"], 2, ", ") == "a, b, and 1 more"

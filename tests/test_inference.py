@@ -1,5 +1,7 @@
 """Views, windows and their means: what they must leave alone, and what they must add up to."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -242,3 +244,25 @@ def test_a_view_costs_the_network_one_look(model: UNet):
     with torch.no_grad():
         scorer(Inference(flip=True, window=(64, 64)), [counting])(picture(64, 128))
     assert looks == [(64, 64)] * 6
+
+
+def test_code_is_compiled_on_a_gpu_for_many_images_and_not_for_a_few(
+    model: UNet, monkeypatch: pytest.MonkeyPatch
+):
+    compiled: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda work, **_: compiled.append(work) or work)
+    config = tiny_config(train={"compile": True})
+    Forward(model, config, torch.device("cuda"))
+    assert len(compiled) == 1
+    for device in (torch.device("cuda"), CPU):
+        Forward(model, config, device, fused=False)
+    asked: list[bool] = []
+
+    class Watched(Forward):
+        def __init__(self, *arguments: Any, fused: bool = True):
+            asked.append(fused)
+            super().__init__(*arguments, fused=fused)
+
+    monkeypatch.setattr("cityseg.evaluate.Forward", Watched)
+    predict(model, np.zeros((32, 64, 3), np.uint8), config, CPU)
+    assert asked == [False] and len(compiled) == 1

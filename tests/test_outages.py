@@ -22,7 +22,7 @@ from servers import small_disk
 from test_train import assert_same_result
 from tiny import thin_resnet, tiny_config
 
-from cityseg import atomic, cache, memory, train
+from cityseg import atomic, cache, memory, parallel, train
 from cityseg.cell import Cell, Epoch, read_epochs
 from cityseg.config import Config
 from cityseg.data import Frame, read_frame
@@ -89,7 +89,7 @@ def test_a_disk_that_fills_amid_a_state_costs_the_epoch_and_no_bit(
     with no_larger_file_than(len(kept) // 2), pytest.raises(DiskError) as full:
         next(run)
     assert str(full.value).startswith(f"cannot write {cell.folder}")
-    assert "File too large" in str(full.value) and "the same command goes on" in str(full.value)
+    assert "File too large" in str(full.value) and "run the same command again" in str(full.value)
     assert cell.state.read_bytes() == kept and len(read_epochs(cell.epochs)) == 1
     assert cell.status() == "unfinished", "it is not failed: tried again, it may go on"
     assert not litter(tmp_path)
@@ -250,6 +250,22 @@ def test_running_out_of_a_gpus_memory_names_what_would_fit(
 def test_an_error_that_is_not_about_memory_is_left_alone(config: Config):
     with pytest.raises(RuntimeError, match="shape"), memory.explained(config, CPU):
         raise RuntimeError("shape [2, 3] is invalid")
+
+
+def test_running_out_of_memory_with_a_trained_network_names_what_takes_less():
+    for error, where in ((torch.OutOfMemoryError("CUDA"), "cpu"), (MemoryError(), "the host")):
+        with pytest.raises(TrainingError) as out, memory.explained_scoring(CPU):
+            raise error
+        assert str(out.value) == (
+            f"out of memory on {where}: set inference.window=[512,1024] or evaluate.batch_size=1"
+        )
+    with pytest.raises(RuntimeError, match="shape"), memory.explained_scoring(CPU):
+        raise RuntimeError("shape [2, 3] is invalid")
+
+
+def test_a_process_that_is_killed_amid_many_files_is_one_line():
+    with pytest.raises(TransientError, match="a process that read files was lost"):
+        list(parallel.each(os._exit, [1, 1], "ending", processes=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

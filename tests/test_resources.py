@@ -1,13 +1,14 @@
 """Sharing machines among cells: cores, GPUs, memory and disk, by hand."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cityseg.config import Config, parse
+from cityseg.config import Config, load, parse, shipped
 from cityseg.errors import InputError
 from cityseg.memory import parameters_of
 from study.resources import Disk, Machine, allot, check_disk, disk_of
@@ -132,6 +133,29 @@ def test_disk_of_three_folds_in_two_slots_by_hand():
     assert disk.weights == PARAMETERS * 3 * 4  # all three folds of the only row
     assert disk.passing == PARAMETERS * 2 * 4  # the next best is written beside the old
     assert disk.total == PARAMETERS * (48 + 12 + 8)
+
+
+@pytest.mark.parametrize(
+    ("train", "numbers"),
+    [
+        ({"optimizer": "adamw"}, 3),
+        ({"optimizer": "sgd"}, 2),
+        ({"optimizer": "sgd", "momentum": 0}, 1),
+        ({"optimizer": "sgd", "ema_decay": 0.9}, 3),
+    ],
+)
+def test_a_saved_state_is_of_what_the_optimiser_keeps(train: dict[str, object], numbers: int):
+    config = parse({"train": train}, "test")
+    disk = disk_of([config], keep=1, rows=1, folds=3, slots=2)
+    assert disk.states == PARAMETERS * 2 * 2 * 4 * numbers  # old and new, of two cells
+
+
+@pytest.mark.parametrize("name", ["paper", "deeper", "vanilla"])
+def test_the_head_of_a_recipe_names_the_disk_that_a_start_demands(name: str):
+    path = shipped(f"{name}.yaml")
+    said = re.search(r"(\d+) GB of disk while three folds run", path.read_text())
+    disk = disk_of([load(path)], keep=1, rows=1, folds=3, slots=3)
+    assert said is not None and int(said[1]) == math.ceil(disk.total / 1e9)
 
 
 @pytest.mark.parametrize(

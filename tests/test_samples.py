@@ -9,6 +9,7 @@ import torch
 from tiny import scene, tiny_config, write_frame
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
+from cityseg.cache import Pixels
 from cityseg.census import census_of
 from cityseg.config import Config
 from cityseg.data import Frame, read_frame, read_image, read_target
@@ -159,3 +160,20 @@ def test_a_broken_file_is_named_in_one_line_from_within_a_worker_too(
             list(loader)
         assert str(caught.value).startswith(f"cannot decode {frames[1].image}")
         assert "Traceback" not in str(caught.value)
+
+
+def buggy(_: Frame) -> Pixels:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_programmers_error_in_a_worker_is_no_lost_worker(
+    frames: list[Frame], config: Config, workers: int
+):
+    for loader in (
+        train_loader(frames, config, workers, False, buggy)[0],
+        val_loader(frames, config, workers, False, buggy),
+    ):
+        with pytest.raises(RuntimeError, match="a bug") as caught:
+            list(loader)
+        assert type(caught.value) is RuntimeError

@@ -215,7 +215,7 @@ def test_a_second_driver_is_refused(here: Here, copy: Study, tiny_city: Path):
     ("arguments", "complaint"),
     [
         (["--name", "../else"], "expected the name of one folder"),
-        (["--config", "absent.yaml"], "cannot read"),
+        (["--config", "absent.yaml"], "no file absent.yaml: expected"),
         (["--data", "/nowhere"], "no folder /nowhere/leftImg8bit/train"),
         (["model.dropot=0.1"], "did you mean model.dropout"),
         (["--folds", "13"], "cannot make 13 folds: got 12 frames"),
@@ -351,7 +351,7 @@ def test_a_failed_fold_is_told_and_a_rerun_completes_it(
     image.write_bytes(whole[:100] + bytes(len(whole) - 100))
     refused = run(study_command(city, study.folder.parent))
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert refused.stderr.startswith(f"error: 1 files cannot be used: {image}")
+    assert refused.stderr.startswith(f"error: cannot use 1 file: {image}")
     image.write_bytes(whole)
     assert run(command("cityseg", "verify", "--data", city)).returncode == 0
     sound = image.stat()

@@ -542,6 +542,22 @@ def test_other_frames_in_the_same_folder_are_refused(start: Start, split, tmp_pa
         list(train_cell(CONFIG, split[0][:-1], split[1], Cell(tmp_path), CPU))
 
 
+def test_a_cell_is_not_continued_in_another_precision(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on another processor. A state from before this was written down goes on."""
+    config = tiny_config(train={"precision": "auto"})
+    monkeypatch.setattr("cityseg.precision.has_bfloat16", lambda _: False)
+    next(start(tmp_path, config))
+    monkeypatch.setattr("cityseg.precision.has_bfloat16", lambda _: True)
+    with pytest.raises(InputError, match=r"another training \(other precision: train"):
+        next(start(tmp_path, config))
+    state = torch.load(Cell(tmp_path).state, weights_only=True)
+    del state["token"]["precision"]
+    torch.save(state, Cell(tmp_path).state)
+    assert next(start(tmp_path, config)).epoch == 2
+
+
 def test_the_rate_falls_when_the_validation_loss_stays_worse_for_longer_than_patience(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -16,7 +16,7 @@ from cityseg.disguise import looks_like_train_ids
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile
 from cityseg.labels import TRAIN_ID_OF_LABEL_ID
-from cityseg.verify import Report, verify
+from cityseg.verify import Report, check_names, verify
 
 
 @pytest.fixture
@@ -81,7 +81,21 @@ def test_files_that_training_passes_over_are_no_problem(city: Path):
     for suffix in ("color.png", "instanceIds.png", "polygons.json"):
         (folder / f"ulm_000000_000019_gtFine_{suffix}").write_bytes(b"not read")
     (city / "leftImg8bit/train/ulm/.DS_Store").write_bytes(b"not read")
+    (city / f"leftImg8bit/train/ulm/._ulm_000000_000019{IMAGE_SUFFIX}").write_bytes(b"of a Mac's")
     assert found(city) == set()
+    assert len(index(city, "train")) == 12
+
+
+def test_what_is_no_frame_by_its_name_is_a_warning_unless_index_refuses_it(city: Path):
+    (city / "leftImg8bit/train/aachen/Thumbs.db").write_bytes(b"not read")
+    assert len(index(city, "train")) == 12
+    (warning,) = warned(verify(city, "train"))
+    assert warning.startswith("leftImg8bit/train/aachen/Thumbs.db: is not named aachen_")
+    image(city, "ulm_000000_000019").rename(city / f"leftImg8bit/train/ulm/ulm_1{IMAGE_SUFFIX}")
+    with pytest.raises(InputError):
+        index(city, "train")
+    grave = {p.path.name for p in verify(city, "train").problems if p.grave}
+    assert f"ulm_1{IMAGE_SUFFIX}" in grave
 
 
 def test_missing_and_empty_folders_are_problems_but_a_missing_root_is_a_mistake(tmp_path: Path):
@@ -222,6 +236,17 @@ def test_links_are_followed_and_loops_listed(city: Path, tmp_path: Path):
     assert ("loop", "is a link that leads nowhere, or to itself") in told
     (other,) = told - {("loop", "is a link that leads nowhere, or to itself")}
     assert "Too many levels of symbolic links" in other[1]
+
+
+def test_a_city_that_is_a_link_to_nowhere_is_found_by_names_alone(city: Path):
+    """`index` does not see it: there are fewer frames, and nothing is unpaired."""
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.rmtree(city / kind / "train/ulm")
+        (city / kind / "train/ulm").symlink_to("nowhere")
+    assert len(index(city, "train")) == 8
+    assert [(str(p.path), p.grave) for p in check_names(city, "train")] == [
+        ("leftImg8bit/train/ulm", True), ("gtFine/train/ulm", True),
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------- train ids in disguise

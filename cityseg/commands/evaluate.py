@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cityseg.data import Frame, index, resolve_root
-from cityseg.errors import InputError
+from cityseg.data import Frame, index, require_root, resolve_root
+from cityseg.errors import InputError, counted
 
 if TYPE_CHECKING:
     from cityseg.ensemble import Ensemble
@@ -64,19 +64,22 @@ class Evaluate:
     def _score_network(self, weights: Path) -> int:
         from cityseg.ensemble import load
         from cityseg.evaluate import count
+        from cityseg.memory import explained_scoring
         from cityseg.scoring import score
 
         network = load({weights.stem: weights}, self.settings)
         frames, batches = self._batches(network)
-        counted = count(network.score, batches, network.device)
-        low, full = score(counted.low), score(counted.full)
+        with explained_scoring(network.device):
+            counts = count(network.score, batches, network.device)
+        low, full = score(counts.low), score(counts.full)
         found = _as_object(len(frames), low, full)
-        self._write({weights.stem: counted}, found, network)
         self._print(found, _score_table(len(frames), low, full))
+        self._write({weights.stem: counts}, found, network)
         return 0
 
     def _score_ensemble(self, folder: Path) -> int:
         from cityseg.ensemble import find_members, load
+        from cityseg.memory import explained_scoring
         from cityseg.scoring import score
 
         if self.split == "train" or self.folds_file is not None:
@@ -86,22 +89,21 @@ class Evaluate:
             )  # fmt: skip
         ensemble = load(find_members(folder), self.settings)
         frames, batches = self._batches(ensemble)
-        counted = ensemble.evaluate(batches)
-        scores = {name: (score(one.low), score(one.full)) for name, one in counted.items()}
+        with explained_scoring(ensemble.device):
+            counts = ensemble.evaluate(batches)
+        scores = {name: (score(one.low), score(one.full)) for name, one in counts.items()}
         found: dict[str, object] = {
             "frames": len(frames),
             "networks": {name: _as_object(len(frames), *pair) for name, pair in scores.items()},
         }
-        self._write(counted, found, ensemble)
         self._print(found, _ensemble_table(len(frames), scores))
+        self._write(counts, found, ensemble)
         return 0
 
     def _score_predictions(self, folder: Path) -> int:
         from cityseg.scoring import read_submission, score
 
-        root = resolve_root(self.data)
-        if root is None:
-            raise InputError("no data set", remedy="give its root by --data or CITYSCAPES_DATASET")
+        root = require_root(self.data)
         if self.settings or self.out is not None:
             raise InputError("--predictions", expected="no settings and no --out beside it")
         frames = self._frames(root)
@@ -133,7 +135,7 @@ class Evaluate:
         return folds.split(frames, self.fold)[1]
 
     def _write(
-        self, counted: "dict[str, Evaluation]", found: dict[str, object], ensemble: "Ensemble"
+        self, counts: "dict[str, Evaluation]", found: dict[str, object], ensemble: "Ensemble"
     ) -> None:
         from cityseg import atomic
         from cityseg.evaluate import write_counts
@@ -141,7 +143,7 @@ class Evaluate:
         out = self.out or (self.ensemble / self.split if self.ensemble else None)
         if out is None:
             return
-        for name, one in counted.items():
+        for name, one in counts.items():
             write_counts(out / f"{name}.npz", one)
         inference = ensemble.config.inference.model_dump(mode="json")
         text = json_format.dumps({**found, "inference": inference}, allow_nan=False, indent=1)
@@ -163,7 +165,7 @@ def _as_object(frames: int, low: "Scores | None", full: "Scores") -> dict[str, o
 
 def _score_table(frames: int, low: "Scores | None", full: "Scores") -> Table:
     columns = {"IoU": full} if low is None else {"IoU low-res": low, "IoU full-res": full}
-    table = Table("class", title=f"{frames} frames")
+    table = Table("class", title=counted(frames, "frame"))
     for heading in columns:
         table.add_column(heading, justify="right")
     for name in full.iou:
@@ -178,7 +180,7 @@ def _ensemble_table(frames: int, scores: "dict[str, tuple[Scores, Scores]]") -> 
     """A row a network, their mean, and the ensemble; low and full resolution."""
     from cityseg.ensemble import TOGETHER
 
-    table = Table("network", title=f"{frames} frames")
+    table = Table("network", title=counted(frames, "frame"))
     for heading in ("mIoU low-res", "mIoU full-res", "accuracy low-res", "accuracy full-res"):
         table.add_column(heading, justify="right")
     rows = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from cityseg.data import index_images, resolve_root
-from cityseg.errors import InputError
+from cityseg.data import index_images, require_root
+from cityseg.errors import InputError, counted
 
 if TYPE_CHECKING:
     from cityseg.ensemble import Ensemble
@@ -32,13 +32,15 @@ class Predict:
 
     def run(self) -> int:
         """Segment one picture after the other, and say where they are."""
+        from cityseg.memory import explained_scoring
         from cityseg.predict import Outputs, find_pictures, segment
 
         outputs = Outputs(self.out)
         pictures = find_pictures(self.image, outputs)
-        networks = _load(self.weights, self.ensemble, self.settings)
+        networks = _load(self.weights, self.ensemble, self.settings, fused=False)
         for name, picture in pictures.items():
-            segment(networks.predict, picture, name, outputs)
+            with explained_scoring(networks.device):
+                segment(networks.predict, picture, name, outputs)
             print(outputs.label_ids / f"{name}_labelIds.png", flush=True)
         return 0
 
@@ -63,15 +65,15 @@ class Submit:
 
     def run(self) -> int:
         """Segment every frame into the zip, and say what is in it."""
+        from cityseg.memory import explained_scoring
         from cityseg.submission import SERVER_SIZE, write
 
-        root = resolve_root(self.data)
-        if root is None:
-            raise InputError("no data set", remedy="give its root by --data or CITYSCAPES_DATASET")
-        images = index_images(root, self.split)
+        images = index_images(require_root(self.data), self.split)
         networks = _load(self.weights, self.ensemble, self.settings)
-        sizes = write(self.out, images, networks.predict)
-        print(f"{len(images)} frames in {self.out}, {self.out.stat().st_size / 1e6:.1f} MB")
+        with explained_scoring(networks.device):
+            sizes = write(self.out, images, networks.predict)
+        size = self.out.stat().st_size / 1e6
+        print(f"{counted(len(images), 'frame')} in {self.out}, {size:.1f} MB")
         if sizes != {SERVER_SIZE}:
             found = ", ".join("{1}x{0}".format(*size) for size in sorted(sizes))
             print(
@@ -81,12 +83,14 @@ class Submit:
         return 0
 
 
-def _load(weights: Path | None, ensemble: Path | None, settings: tuple[str, ...]) -> "Ensemble":
+def _load(
+    weights: Path | None, ensemble: Path | None, settings: tuple[str, ...], fused: bool = True
+) -> "Ensemble":
     from cityseg.ensemble import find_members, load
 
     if (weights is None) == (ensemble is None):
         raise InputError("networks", expected="either --weights or --ensemble")
     if ensemble is not None:
-        return load(find_members(ensemble), settings)
+        return load(find_members(ensemble), settings, fused)
     assert weights is not None
-    return load({weights.stem: weights}, settings)
+    return load({weights.stem: weights}, settings, fused)

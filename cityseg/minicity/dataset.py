@@ -14,7 +14,7 @@ from PIL import Image
 
 from cityseg import atomic
 from cityseg.config import City
-from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, SYNTHETIC_MARK, cache_folder
+from cityseg.data import IMAGE_SUFFIX, LABEL_SUFFIX, SYNTHETIC_MARK, cache_folder, resolved
 from cityseg.errors import InputError
 from cityseg.minicity.composition import compose
 from cityseg.minicity.geometry import Camera
@@ -99,7 +99,7 @@ def ensure(city: City, folder: Path | None = None) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    cache = (folder or cache_folder()).expanduser().resolve()
+    cache = resolved(folder) if folder else cache_folder()
     settings = json.dumps([VERSION, city.model_dump()], sort_keys=True)
     root = cache / f"minicity-{VERSION}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     if (root / SYNTHETIC_MARK).is_file():

@@ -45,13 +45,11 @@ LIST: Final = "; list them all with: python -m cityseg verify --data HERE/data"
 ULM: Final = "ulm_000000_000019"
 IMAGE: Final = f"leftImg8bit/train/ulm/{ULM}_leftImg8bit.png"
 LABEL: Final = f"gtFine/train/ulm/{ULM}_gtFine_labelIds.png"
-BROKEN_IMAGE: Final = f"1 files cannot be used: HERE/data/{IMAGE} ...; list them all with: ..."
-BROKEN_LABEL: Final = f"1 files cannot be used: HERE/data/{LABEL} ...; list them all with: ..."
 
 
 def cannot_use(path: str, why: str) -> str:
     listed = "; list them all with: python -m cityseg verify"
-    return f"1 files cannot be used: HERE/data/{path}: {why}{listed}"
+    return f"cannot use 1 file: HERE/data/{path}: {why}{listed}"
 
 
 def png(width: int, height: int, bits: int, colour: int, rows: int | None = None) -> bytes:
@@ -77,6 +75,12 @@ def loop(path: Path) -> None:
     """A link to itself in the place of a file or folder."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     path.symlink_to(path.name)
+
+
+def dangle(path: Path) -> None:
+    """A link to nothing in the place of a folder."""
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
 
 
 def move(place: Place, to: str) -> None:
@@ -146,10 +150,10 @@ def full_disk(place: Place) -> None:
 
 DATA: Final = [
     Fault("data", "a label is missing", "run", RUN,
-          f"HERE/data: 1 frames of train are unpaired, the first {ULM}: got no label, expected a "
+          f"HERE/data: 1 unpaired frame in train, the first {ULM}: got no label, expected a "
           f"gtFine_labelIds.png for every leftImg8bit.png{LIST}", lambda p: p.label().unlink()),
     Fault("data", "an image is missing", "run", RUN,
-          f"HERE/data: 1 frames of train are unpaired, the first {ULM}: got no image, expected a "
+          f"HERE/data: 1 unpaired frame in train, the first {ULM}: got no image, expected a "
           f"gtFine_labelIds.png for every leftImg8bit.png{LIST}", lambda p: p.image().unlink()),
     Fault("data", "an image is empty", "run", RUN,
           cannot_use(IMAGE, "cannot decode it: got no picture, expected a PNG file"),
@@ -183,6 +187,9 @@ DATA: Final = [
     Fault("data", "an image is of 16 bits", "run", RUN,
           cannot_use(IMAGE, "got 16 bits a channel, expected 8"),
           lambda p: p.image().write_bytes(png(128, 64, 16, 2))),
+    Fault("data", "an image is of 16 bits with alpha", "run", RUN,
+          cannot_use(IMAGE, "got 16 bits a channel, expected 8"),
+          lambda p: p.image().write_bytes(png(128, 64, 16, 6))),
     Fault("data", "an image has a palette", "run", RUN,
           cannot_use(IMAGE, "got image mode P, expected RGB"),
           lambda p: Image.new("P", (128, 64)).save(p.image())),
@@ -199,11 +206,11 @@ DATA: Final = [
           cannot_use(LABEL, "has 128x63, its image 128x64 pixels"),
           lambda p: grey(p.label(), size=(128, 63))),
     Fault("data", "three files are broken", "run", RUN,
-          "4 files cannot be used: ...; ...; ...; and 1 more; list them all with: python -m "
-          "cityseg verify",
+          "cannot use 4 files: ...; ...; ...; and 1 more; list them all with: python -m cityseg "
+          "verify",
           lambda p: [cut(path, 40) for path in (*p.labels()[:3], p.image())]),
     Fault("data", "the same frame is in two folds", "run", f"{RUN} --grouping cities",
-          "HERE/data: 1 problems: leftImg8bit/train/bochum/bochum_000000_000019_leftImg8bit.png: "
+          "HERE/data: 1 problem: leftImg8bit/train/bochum/bochum_000000_000019_leftImg8bit.png: "
           "is in fold 2 and, as aachen_000000_000019, in fold 1: a network would be scored on what "
           f"it was trained on; remove one of them, or put both into one fold by --folds-file{LIST}",
           lambda p: shutil.copy(p.image("aachen_000000_000019"), p.image("bochum_000000_000019"))),
@@ -218,18 +225,25 @@ DATA: Final = [
     Fault("data", "fewer cities than folds", "run", f"{RUN} --grouping cities --folds 4",
           "cannot make 4 folds: got 3 cities"),
     Fault("data", "fewer frames than a batch", "run", f"{RUN} train.batch_size=9",
-          "train.batch_size: got 9, expected at most 8, the frames that the smallest fold trains "
-          "on"),
+          "train.batch_size: got 9, expected at most 8, the fewest frames that a fold's "
+          "network is trained on"),
     Fault("data", "a file is a link to itself", "run", RUN,
           "cannot read HERE/data/...: got Too many levels of symbolic links",
           lambda p: loop(p.image())),
     Fault("data", "a city's folder is a link to itself", "run", RUN,
-          "HERE/data: 4 frames of train are unpaired, the first ulm_000000_000019: got no image...",
+          "HERE/data: 4 unpaired frames in train, the first ulm_000000_000019: got no image...",
           lambda p: loop(p.image().parent)),
+    Fault("data", "both of a city's folders are links to nowhere", "run", RUN,
+          "HERE/data: 2 problems: leftImg8bit/train/ulm: is a link that leads nowhere, or to "
+          f"itself; gtFine/train/ulm: is a link that leads nowhere, or to itself{LIST}",
+          lambda p: [dangle(path.parent) for path in (p.image(), p.label())]),
     Fault("data", "the root is a link to itself", "run", "--data data --name new",
           "no such path data: got Symlink loop from ...", lambda p: loop(p.data)),
     Fault("data", "the root is in the home of nobody", "run", "--data ~nobody-of-this-name/data",
           "no such path ~nobody-of-this-name/data: got Could not determine home directory."),
+    Fault("data", "the cache is in the home of nobody", "cityseg",
+          "prepare --data data --cache-dir ~nobody-of-this-name/c",
+          "no such path ~nobody-of-this-name/c: got Could not determine home directory."),
     Fault("data", "the root's name is too long", "run", f"--data {'x' * 300}",
           "HERE/xxx...: got File name too long"),
     Fault("data", "a folder in the place of a file", "run", RUN,
@@ -246,7 +260,7 @@ DATA: Final = [
 
 LABELS: Final = [
     Fault("labels", "a value outside the ids", "run", RUN,
-          f"HERE/data: 1 problems: {LABEL}: ids [99] are not in the official table{LIST}",
+          f"HERE/data: 1 problem: {LABEL}: ids [99] are not in the official table{LIST}",
           lambda p: Image.fromarray(np.where(pixels(p.label()) == 23, 99, pixels(p.label()))
                                     .astype(np.uint8)).save(p.label())),
     Fault("labels", "train ids with 255", "run", RUN,
@@ -306,6 +320,8 @@ SETTINGS: Final = [
             "train: got 3, expected: Input should be a valid dictionary or instance of Train"),
     setting("contradictory speed", "train={compile: true, deterministic: true}",
             "train.deterministic goes without train.compile: set one to false"),
+    setting("a setting that another puts out of use", "inference.overlap=0.3",
+            "inference.overlap does nothing with inference.window=null: leave it at 0.5"),
     setting("a checksum without a file", f"model.weights_sha256={64 * 'a'}",
             "weights_sha256 goes with a weights file, not with none"),
     setting("a path with a zero byte", 'resources.cache_dir="a\\0b"',
@@ -376,10 +392,10 @@ YAML: Final = [
               "bad.yaml: got the key 1, expected keys that are words"),
     Fault("yaml", "a file that never ends", "run", "--config /dev/zero --data data --name new",
           "/dev/zero is no file of settings: got more than 16777216 bytes"),
-    Fault("yaml", "a folder", "run", "--config data --data data --name new",
-          "cannot read ...: got ..."),
+    Fault("yaml", "a folder", "run", "--config data/gtFine --data data --name new",
+          "cannot read data/gtFine: got Is a directory"),
     Fault("yaml", "no such file", "run", "--config no.yaml --data data --name new",
-          "cannot read ...no.yaml: got No such file or directory"),
+          "no file no.yaml: expected a YAML file, or one of ablation.yaml, ..., vanilla.yaml"),
     Fault("yaml", "a name too long", "run", f"--config {'x' * 300} --data data --name new",
           "xxx...: got File name too long"),
 ]  # fmt: skip
@@ -406,6 +422,16 @@ COMMANDS: Final = [
           "fold: got 4, expected 1 to 3"),
     Fault("command line", "a split that is none", "cityseg", "verify --data data --split dev",
           "--split: got dev, expected some of train,val,test"),
+    Fault("command line", "folds by a file and by a number", "cityseg",
+          "verify --data data --folds 3 --folds-file folds.json",
+          "--folds-file: expected no --folds, --grouping or --seed beside it"),
+    Fault("command line", "a file in the place of a cell", "cityseg",
+          TRAIN.replace("cell", "tiny.yaml"), "tiny.yaml: got File exists"),
+    Fault("command line", "a file in the place of an export's folder", "cityseg",
+          "export --weights best.safetensors --out tiny.yaml/x.onnx", "tiny.yaml: got File exists"),
+    Fault("command line", "a file in the place of the counts' folder", "cityseg",
+          "evaluate --weights best.safetensors --data data --out tiny.yaml",
+          "tiny.yaml: got File exists"),
     Fault("command line", "no data set", "cityseg", "verify",
           "no data set; give its root by --data or CITYSCAPES_DATASET"),
     Fault("command line", "a study's name that is a path", "run", RUN.replace("new", "../new"),
@@ -507,7 +533,7 @@ STUDIES: Final = [
           "cannot make /proc/nowhere/new: got No such file or directory"),
     Fault("study", "a full disk", "run", OLD,
           "cannot write HERE/results/old/study.yaml: No space left on device (...); mend that, and "
-          "the same command goes on from what is finished", full_disk, code=1,
+          "run the same command again", full_disk, code=1,
           gone=("results/old/.study.yaml.tmp",)),
     Fault("study", "a lock that is a folder", "run", OLD,
           "cannot write to HERE/results/old: got Is a directory; ...",
@@ -551,10 +577,16 @@ WEIGHTS: Final = [
           "bad.safetensors: values of head.1.bias: got NaN or inf, expected numbers",
           lambda p: p.save_tensors("bad.safetensors", {"head.1.bias": torch.zeros(19) / 0})),
     Fault("weights", "a first encoder that is not there", "run", f"{RUN} model.weights=no.pth",
-          "model.weights: no file no.pth"),
+          "model.weights: no file HERE/no.pth: expected IMAGENET1K_V1, none, or the path of a "
+          "file"),
+    Fault("weights", "a cell's first encoder that is not there", "cityseg",
+          f"{TRAIN} model.weights=no.pth", "model.weights: no file HERE/no.pth: ..."),
+    Fault("weights", "a first encoder in the home of nobody", "run",
+          f"{RUN} model.weights=~nobody-of-this-name/w.pth",
+          "no such path ~nobody-of-this-name/w.pth: got Could not determine home directory."),
     Fault("weights", "a first encoder without its checksum", "run", f"{RUN} model.weights=w.pth",
-          "model.weights: checksum of w.pth: got ..., expected model.weights_sha256 beside it; if "
-          "it is the file you mean, set model.weights_sha256=...",
+          "model.weights: checksum of HERE/w.pth: got ..., expected model.weights_sha256 beside "
+          "it; if it is the file you mean, set model.weights_sha256=...",
           lambda p: p.write("w.pth", "weights")),
     Fault("weights", "a first encoder of another name", "run", f"{RUN} model.weights=IMAGENET1K_V9",
           "model.weights for resnet18: got IMAGENET1K_V9, expected IMAGENET1K_V1, none or a file"),
@@ -576,9 +608,12 @@ PICTURES: Final = [
     Fault("pictures", "a PostScript program", "cityseg",
           SEGMENT.format("bad.png"), "cannot decode bad.png: got ...",
           lambda p: p.write("bad.png", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")),
+    Fault("pictures", "one of 16 bits with alpha", "cityseg", SEGMENT.format("bad.png"),
+          "bad.png: got 16 bits a channel, expected 8",
+          lambda p: p.write("bad.png", png(8, 8, 16, 6))),
     Fault("pictures", "predictions that lack a frame", "cityseg",
           "evaluate --predictions out --data data",
-          "...2 frames have none (bonn_000000_000019, bonn_000001_000019)...",
+          "...none for 2 frames (bonn_000000_000019, bonn_000001_000019)...",
           lambda p: (p.here / "out").mkdir()),
     Fault("pictures", "predictions of train ids with 255", "cityseg",
           "evaluate --predictions out --data data", "...: got value 255, expected label ids...",
