@@ -19,9 +19,9 @@ from cityseg.config import Config
 from cityseg.confusion import counts_at_once, counts_of_one
 from cityseg.data import Frame
 from cityseg.evaluate import full_prediction
-from cityseg.losses import cross_entropy
+from cityseg.losses import criterion_of, cross_entropy
 from cityseg.precision import choose_kernels, place
-from cityseg.step import EAGER_STEPS, GraphedStep, training_step
+from cityseg.step import EAGER_STEPS, GraphedStep, Move, training_step
 from cityseg.train import start_run, train_cell
 
 pytestmark = [
@@ -76,6 +76,41 @@ def test_a_recorded_step_reads_the_rate_anew():
     before = [p.detach().clone() for p in run.model.parameters()]
     step(batches(1)[0])
     assert all(map(torch.equal, before, run.model.parameters()))
+
+
+OTHER_TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
+    "adamw, clipped": {"train": {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 0.1}},
+    "sgd": {"train": {"optimizer": "sgd", "momentum": 0.9}},
+    "two passes a step": {"train": {"accumulate": 2}},
+    "ohem": {"loss": {"ohem": True}},
+    "dice, lovasz": {"loss": {"dice": 0.5, "lovasz": 0.5}},
+    "gates, two more heads": {
+        "model": {"skip": "attention", "auxiliary": 0.4, "deep_supervision": 0.3}
+    },
+    "pyramid, group norm": {"model": {"fusion": "pyramid", "normalisation": "group"}},
+}
+
+
+@pytest.mark.parametrize("changes", OTHER_TRAININGS.values(), ids=OTHER_TRAININGS)
+def test_recorded_steps_of_other_trainings_are_the_eager_ones(
+    changes: dict[str, dict[str, Any]],
+):
+    """Whatever is exchanged can be recorded, and is then what it was; to rounding, for kernels of
+    these may add up in any order."""
+    train = {"precision": "float32", **changes.get("train", {})}
+    config = tiny_config(**{**changes, "train": train})
+    choose_kernels(config, CUDA)
+    eager, recorded = (start_run(config, CUDA) for _ in range(2))
+    criterion = criterion_of(config.loss, None).to(CUDA)
+    there = [type(b)(b.image.to(CUDA), b.target.to(CUDA)) for b in batches(STEPS)]
+    move = Move(eager.model, eager.optimizer, criterion, config, CUDA)
+    step = training_step(recorded.model, recorded.optimizer, criterion, config, CUDA)
+    for run in (eager, recorded):
+        run.model.train()
+    wanted = [float(move(batch.image, batch.target)) for batch in there]
+    found = [float(step(batch)) for batch in batches(STEPS)]
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert not isinstance(step, GraphedStep) or step.graph is not None
 
 
 @pytest.mark.usefixtures("thin")
