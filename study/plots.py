@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
+from PIL import Image
 
 from cityseg import atomic
 from cityseg.labels import CLASS_NAMES, COLOR_OF_TRAIN_ID
-from study.analysis import IGNORED, WRONG, History, Panel, PanelRow
+from study.analysis import IGNORED, WRONG, History, Panel, PanelRow, shrink
 
 P = ParamSpec("P")
 
@@ -82,7 +83,7 @@ def save(figure: Figure, stem: Path, subject: str) -> list[Path]:
     written = []
     for kind, entries in metadata.items():
         path = stem.with_name(f"{stem.name}.{kind}")
-        with atomic.replacing(path) as temporary, mpl.rc_context(STYLE):
+        with atomic.replacing(path, durable=False) as temporary, mpl.rc_context(STYLE):
             figure.savefig(temporary, format=kind, metadata=entries)
         written.append(path)
     return written
@@ -149,6 +150,8 @@ LINE_IN: Final = 0.15
 HEADER_IN: Final = 0.52
 """Height of the two lines of title and the headings."""
 PICTURE_IN: Final = (TEXT_IN - GAP_IN * (len(HEADINGS) + 1)) / len(HEADINGS)
+PICTURE_PX: Final = round(PICTURE_IN * DPI)
+"""Wider pictures are made smaller once, and not by each format anew."""
 LEFTS_IN: Final = tuple(GAP_IN + i * (PICTURE_IN + GAP_IN) for i in range(len(HEADINGS)))
 LEGEND_COLUMNS: Final = 7
 
@@ -197,9 +200,12 @@ def _draw_row(figure: Figure, row: PanelRow, bottom_in: float, height_in: float)
     for left, picture in zip(LEFTS_IN, pictures, strict=True):
         place = (left / TEXT_IN, bottom_in / total, PICTURE_IN / TEXT_IN, height_in / total)
         axes = figure.add_axes(place)
-        # the colours of classes must not be blended where the picture is scaled
+        is_frame = picture is row.image  # the colours of classes must not be blended
+        resampling = Image.Resampling.BOX if is_frame else Image.Resampling.NEAREST
         axes.imshow(
-            picture, aspect="auto", interpolation="auto" if picture is row.image else "nearest"
+            shrink(picture, PICTURE_PX, resampling),
+            aspect="auto",
+            interpolation="auto" if is_frame else "nearest",
         )
         axes.set_axis_off()
 
