@@ -294,12 +294,15 @@ def _unpacked(arrays: Mapping[str, np.ndarray], frames: int) -> Run:
     size = len(TABLES) * frames * NUM_CLASSES**2
     if zeros.ndim != 1 or parts.dtype != np.uint8 or parts.shape[1:] != zeros.shape:
         raise ValueError(f"{parts.dtype} of shape {parts.shape} for {zeros.shape} counts")
-    whole = np.zeros((len(zeros), 8), np.uint8)
-    whole[:, : len(parts)] = parts.T
-    at = np.cumsum(zeros, dtype=np.int64)
-    at += np.arange(len(at))
     if zeros.dtype.kind not in "iu" or zeros.min(initial=0) < 0 or zeros.max(initial=0) > size:
         raise ValueError(f"{zeros.dtype} that are no numbers of zeros")
+    whole = np.zeros((len(zeros), 8), np.uint8)
+    for rank, part in enumerate(parts):
+        whole[:, rank] = part
+    at = zeros.astype(np.int64)
+    at += 1
+    np.cumsum(at, out=at)
+    at -= 1
     if len(at) and at[-1] >= size:
         raise ValueError(f"a count at {at[-1]} of {size}")
     return at, whole.view("<i8")[:, 0].astype(np.int64, copy=False)
