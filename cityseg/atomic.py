@@ -18,12 +18,17 @@ DISK_FAULTS: Final = frozenset(
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed over it.
 
     The temporary name is fixed (one writer a file), so that a killed writer leaves no growing
     litter: the next write reuses it. What a writer that fails has written is removed, for it may be
     what fills the disk.
+
+    Args:
+        path: to be replaced.
+        durable: whether it is synced, so that it survives a machine that loses its power. What can
+            be made again need not: it takes most of the time of small files.
 
     Raises:
         DiskError: the file cannot be written; the old one is still there.
@@ -33,13 +38,15 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            sync(temporary)
+            if durable:
+                sync(temporary)
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
 
 
 @contextmanager
@@ -62,13 +69,13 @@ def disk_faults(path: Path) -> Iterator[None]:
         ) from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8) atomically.
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Replace `path` by `text` (UTF-8) atomically, `durable` as `replacing` has it.
 
     Raises:
         DiskError: as `replacing`.
     """
-    with replacing(path) as temporary:
+    with replacing(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

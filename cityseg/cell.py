@@ -28,6 +28,16 @@ from cityseg.errors import InputError
 from cityseg.labels import NUM_CLASSES
 
 Status = Literal["pending", "unfinished", "failed", "done"]
+Choice = Literal["best", "last"]
+"""best: by low-res mIoU on the very fold that is scored (the paper's way, it flatters); last: the
+last epoch, chosen by nothing."""
+Resolution = Literal["low", "full"]
+"""low: the network's input size, against resized labels; full: each frame's own size."""
+
+TABLES: Final[tuple[tuple[Choice, Resolution], ...]] = (
+    ("best", "low"), ("best", "full"), ("last", "low"), ("last", "full")
+)  # fmt: skip
+"""Those of confusion.npz, in the order in which they are written."""
 
 DAMAGED: Final = (
     OSError, LookupError, ValueError, TypeError, EOFError, NotImplementedError,
@@ -36,7 +46,7 @@ DAMAGED: Final = (
 """What numpy and zipfile raise on an archive that is cut short, altered, or no archive at all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Epoch:
     """One finished epoch: a row of epochs.csv."""
 
@@ -60,6 +70,10 @@ class Epoch:
     """Training samples a second."""
 
 
+COLUMNS: Final = [field.name for field in fields(Epoch)]
+"""Of epochs.csv."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """Confusion counts of every validation frame, at one epoch."""
@@ -80,6 +94,43 @@ class Confusion:
     names: list[str]
     best: Counts
     last: Counts
+
+
+@dataclass(frozen=True)
+class PackedConfusion:
+    """The result of a finished cell as it lies on disk: the counts that are not 0.
+
+    The four tables (best low, best full, last low, last full) are one run of counts.
+    """
+
+    names: list[str]
+    epochs: tuple[int, int]
+    """Best and last."""
+    at: Int64[np.ndarray, " m"]
+    """Where each count stands in the run, rising."""
+    counts: Int64[np.ndarray, " m"]
+
+    def table(
+        self, choice: Choice, resolution: Resolution
+    ) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+        """Where the counts of one table stand in it, and the counts."""
+        size = len(self.names) * NUM_CLASSES**2
+        first = size * TABLES.index((choice, resolution))
+        part = slice(*np.searchsorted(self.at, [first, first + size]))
+        return self.at[part] - first, self.counts[part]
+
+    def of_frames(self, choice: Choice, resolution: Resolution) -> Int64[np.ndarray, "n 19 19"]:
+        """One table whole: the confusion matrix of every frame."""
+        at, counts = self.table(choice, resolution)
+        whole = np.zeros((len(self.names), NUM_CLASSES, NUM_CLASSES), np.int64)
+        whole.reshape(-1)[at] = counts
+        return whole
+
+    def whole(self) -> Confusion:
+        """All four tables."""
+        low, full, last_low, last_full = (self.of_frames(*which) for which in TABLES)
+        best, last = self.epochs
+        return Confusion(self.names, Counts(best, low, full), Counts(last, last_low, last_full))
 
 
 @dataclass(frozen=True)
@@ -145,7 +196,7 @@ def write_epochs(path: Path, epochs: list[Epoch]) -> None:
     """Replace the table of epochs; floats are written so that they read back to the bit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Epoch))
+    writer.writerow(COLUMNS)
     writer.writerows(astuple(epoch) for epoch in epochs)
     atomic.write_text(path, text.getvalue())
 
@@ -156,11 +207,11 @@ def read_epochs(path: Path) -> list[Epoch]:
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [
-            Epoch(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()}) for row in rows
-        ]
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
+            header, *rows = [row for row in csv.reader(file) if row] or [COLUMNS]
+        if header != COLUMNS:
+            raise ValueError(f"columns {', '.join(header)}")
+        return [Epoch(int(epoch), *map(float, numbers)) for epoch, *numbers in rows]
+    except (csv.Error, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a table of epochs", got=str(error)) from None
 
 
@@ -197,6 +248,15 @@ def _bytes(counts: Int64[np.ndarray, " m"]) -> UInt8[np.ndarray, "b m"]:
 
 
 def read_confusion(path: Path) -> Confusion:
+    """Read confusion.npz, every table whole.
+
+    Raises:
+        InputError: as `read_packed`.
+    """
+    return read_packed(path).whole()
+
+
+def read_packed(path: Path) -> PackedConfusion:
     """Read confusion.npz; also of the form it had first, with each of the four tables whole.
 
     Raises:
@@ -204,29 +264,46 @@ def read_confusion(path: Path) -> Confusion:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = [str(name) for name in arrays["names"]]
+            names = [str(name) for name in arrays["names"].tolist()]
             if "best_low" in arrays:
-                return Confusion(names, *(_whole(arrays, which) for which in ("best", "last")))
-            low, full, last_low, last_full = _tables(arrays, len(names))
-            best, last = (int(epoch) for epoch in arrays["epochs"])
-            return Confusion(names, Counts(best, low, full), Counts(last, last_low, last_full))
+                epochs, run = _of_first_form(arrays, len(names))
+            else:
+                epochs, run = arrays["epochs"].tolist(), _unpacked(arrays, len(names))
+            best, last = (int(epoch) for epoch in epochs)
+            return PackedConfusion(names, (best, last), *run)
     except DAMAGED as error:
         raise InputError(f"{path} is not a table of counts", got=str(error)) from None
 
 
-def _whole(arrays: Mapping[str, np.ndarray], which: str) -> Counts:
-    epoch, low, full = (arrays[f"{which}_{field}"] for field in ("epoch", "low", "full"))
-    return Counts(int(epoch), low, full)
+Run = tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]
+"""Places and counts."""
 
 
-def _tables(arrays: Mapping[str, np.ndarray], frames: int) -> Int64[np.ndarray, "4 {frames} 19 19"]:
-    """The four tables; an index beyond them is an IndexError."""
-    at, parts = np.cumsum(arrays["zeros"].astype(np.int64) + 1) - 1, arrays["bytes"]
-    if parts.dtype != np.uint8 or parts.shape[1:] != at.shape:
-        raise ValueError(f"{parts.dtype} of shape {parts.shape} for {len(at)} counts")
-    counts = np.zeros(len(at), np.int64)
+def _of_first_form(arrays: Mapping[str, np.ndarray], frames: int) -> tuple[list[int], Run]:
+    """Epochs, and counts."""
+    epochs = [int(arrays[f"{choice}_epoch"]) for choice in ("best", "last")]
+    tables = np.stack([arrays[f"{choice}_{resolution}"] for choice, resolution in TABLES])
+    if tables.shape[1:] != (frames, NUM_CLASSES, NUM_CLASSES):
+        raise ValueError(f"tables {tables.shape} for {frames} frames")
+    at = np.flatnonzero(tables)
+    return epochs, (at, tables.ravel()[at].astype(np.int64))
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray], frames: int) -> Run:
+    """Out of zeros and bytes."""
+    zeros, parts = arrays["zeros"], arrays["bytes"]
+    size = len(TABLES) * frames * NUM_CLASSES**2
+    if zeros.ndim != 1 or parts.dtype != np.uint8 or parts.shape[1:] != zeros.shape:
+        raise ValueError(f"{parts.dtype} of shape {parts.shape} for {zeros.shape} counts")
+    if zeros.dtype.kind not in "iu" or zeros.min(initial=0) < 0 or zeros.max(initial=0) > size:
+        raise ValueError(f"{zeros.dtype} that are no numbers of zeros")
+    whole = np.zeros((len(zeros), 8), np.uint8)
     for rank, part in enumerate(parts):
-        counts |= part.astype(np.int64) << (8 * rank)
-    tables = np.zeros((4, frames, NUM_CLASSES, NUM_CLASSES), np.int64)
-    tables.reshape(-1)[at] = counts
-    return tables
+        whole[:, rank] = part
+    at = zeros.astype(np.int64)
+    at += 1
+    np.cumsum(at, out=at)
+    at -= 1
+    if len(at) and at[-1] >= size:
+        raise ValueError(f"a count at {at[-1]} of {size}")
+    return at, whole.view("<i8")[:, 0].astype(np.int64, copy=False)

@@ -4,7 +4,6 @@ The table on disk is the truth. A proposal is a function of the seed, the row's 
 other rows stand; whatever the storage has lost or holds too much of is made anew from the table.
 """
 
-import json
 import math
 import re
 import warnings
@@ -27,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cityseg.config import Config
 from cityseg.errors import InputError
+from study.parameters import as_scalar
 from study.progress import RowProgress
 from study.space import Choices, Parameters, Range, Search, value_of
 from study.storage import one_line_errors, open_storage
@@ -121,7 +121,7 @@ class Advisor:
     def _trial_of(self, row: RowProgress) -> FrozenTrial:
         """The row's values; those outside of the space, which Optuna refuses, as attributes."""
         values = {key: value_of_row(row, self._base, key) for key in self._distributions}
-        encoded = {key: self._encode(key, value) for key, value in values.items()}
+        encoded = {key: as_scalar(value) for key, value in values.items()}
         inside = {
             key: self._distributions[key]
             for key, value in encoded.items()
@@ -201,14 +201,10 @@ class Advisor:
         except ValueError:  # none of the choices
             return False
 
-    def _encode(self, key: str, value: Any) -> Any:
-        """Optuna's choices are scalars: others are written as JSON."""
-        return json.dumps(value) if isinstance(value, list | dict) else value
-
     def _decode(self, key: str, value: Any) -> Any:
         dimension = self._search.space[key]
         if isinstance(dimension, Choices):
-            return next(c for c in dimension.choices if self._encode(key, c) == value)
+            return next(c for c in dimension.choices if as_scalar(c) == value)
         return value
 
 
@@ -219,8 +215,7 @@ def value_of_row(row: RowProgress, base: Config, key: str) -> Any:
 
 def _distribution(dimension: Range | Choices) -> BaseDistribution:
     if isinstance(dimension, Choices):
-        choices = [json.dumps(c) if isinstance(c, list | dict) else c for c in dimension.choices]
-        return CategoricalDistribution(choices)
+        return CategoricalDistribution([as_scalar(choice) for choice in dimension.choices])
     low, high, step, log = dimension.low, dimension.high, dimension.step, dimension.log
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=int(step or 1))

@@ -3,9 +3,10 @@
 All scores are divided once, out of confusion counts summed over a fold's frames.
 """
 
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +17,26 @@ import pandas as pd
 from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
-from cityseg.cell import Cell, Counts, read_confusion, read_epochs
+from cityseg.cell import Cell, PackedConfusion
 from cityseg.config import Config, load
 from cityseg.data import Frame, read_image, read_target
 from cityseg.errors import InputError
+from cityseg.folds import FoldsFile
 from cityseg.labels import IGNORE, NUM_CLASSES
 from cityseg.metrics import intersection_over_union, mean_iou
-from study.counts import OBJECTIVES, Choice, OutOfFold, Resolution, read_counts
+from study.counts import (
+    OBJECTIVES,
+    Choice,
+    OutOfFold,
+    Resolution,
+    fold_confusion,
+    out_of_fold,
+    read_counts,
+    read_fold,
+)
 from study.effort import Device, Effort, device_of, effort_of
-from study.progress import Board, RowProgress, RowStatus
-from study.space import Objective, Origin, Parameters
+from study.progress import Board, CellProgress, RowProgress, RowStatus, read_cell
+from study.space import Objective, Origin, Parameters, apply
 from study.store import BASE, Row, Study, StudyRecord, variant_name
 from study.tally import Tally
 
@@ -36,7 +47,7 @@ SYNTHETIC: Final = "synthetic data (embedded city), not Cityscapes"
 """Stands on every table and figure that is made from the embedded city."""
 
 MOST_READERS: Final = 8
-"""Rows that are read at a time; each takes 70 MB meanwhile."""
+"""Rows that are read at a time; each takes 30 MB meanwhile."""
 PANEL_WIDTH_PX: Final = 1024
 """Wider frames are scaled down to this for the panels."""
 
@@ -76,16 +87,34 @@ PAPER: Final = Published(
 
 
 @dataclass(frozen=True)
+class CellRecord:
+    """One cell as it was read, at one moment."""
+
+    progress: CellProgress
+    counts: PackedConfusion | None
+    """Of its frames; None until it is done."""
+
+
+@dataclass(frozen=True)
 class Variant:
     """One row of a study (a variant on all folds), and what must be said beside its scores."""
 
     study: Study
     record: StudyRecord
-    grouping: str
-    folds: int
+    split: FoldsFile
     config: Config
     """The variant's own: the base one with the row's values laid over it."""
     row: Row = BASE
+
+    @property
+    def grouping(self) -> str:
+        """What is kept together in one fold."""
+        return self.split.grouping
+
+    @property
+    def folds(self) -> int:
+        """How many there are."""
+        return len(self.split.folds)
 
     @property
     def number(self) -> int:
@@ -99,12 +128,17 @@ class Variant:
 
     @property
     def data(self) -> str:
-        """The data set in words."""
-        data = self.record.data
-        if data.kind == "synthetic":
+        """The data set in words, with how many frames it has."""
+        if self.record.data.kind == "synthetic":
             return SYNTHETIC
-        name = "Cityscapes" if data.kind == "cityscapes" else data.root.name
-        return f"{name}, {data.frames} frames"
+        return f"{self.data_name}, {self.record.data.frames} frames"
+
+    @property
+    def data_name(self) -> str:
+        """Of the data set: of one that is not known, its folder's."""
+        data = self.record.data
+        names = {"synthetic": SYNTHETIC, "cityscapes": "Cityscapes"}
+        return names.get(data.kind, data.root.name)
 
     @property
     def title(self) -> str:
@@ -119,6 +153,21 @@ class Variant:
     def cell(self, fold: int) -> Cell:
         """The cell of a fold (from 1)."""
         return self.study.cell(self.number, fold)
+
+    @functools.cached_property
+    def cells(self) -> tuple[CellRecord, ...]:
+        """Those of all folds, read once, when they are first asked for.
+
+        Raises:
+            InputError: one of their files is damaged, or of other frames.
+        """
+        return tuple(self._read(fold) for fold in range(1, self.folds + 1))
+
+    def _read(self, fold: int) -> CellRecord:
+        cell = self.cell(fold)
+        progress = read_cell(cell, fold, self.planned_epochs(fold))
+        done = progress.status == "done"
+        return CellRecord(progress, read_fold(cell, self.split.folds[fold - 1]) if done else None)
 
     def planned_epochs(self, fold: int) -> int:
         """Epochs that a cell trains for: by its own configuration once that is written."""
@@ -251,6 +300,8 @@ class VariantTable:
     """That the rows' cost is counted in."""
     tallies: Mapping[int, Tally] = field(default_factory=dict, repr=False)
     """Counts behind the objective, of the rows that are done, by their number."""
+    progress: Mapping[int, RowProgress] = field(default_factory=dict, repr=False)
+    """Of all rows, by their number: the board that the table was made from."""
 
     @property
     def best(self) -> VariantRow | None:
@@ -262,6 +313,17 @@ class VariantTable:
     def varied(self) -> list[str]:
         """Dotted keys that the rows change, sorted."""
         return sorted({key for row in self.rows for key in row.parameters})
+
+    def open(self, number: int) -> Variant:
+        """One of the rows, of the same record and folds; the base one is the table's own.
+
+        Raises:
+            InputError: it does not fit the base configuration.
+        """
+        if number == self.variant.number:
+            return self.variant
+        base, row = self.variant, self.progress[number].row
+        return _variant(base.study, base.record, base.split, row)
 
 
 @dataclass(frozen=True)
@@ -326,10 +388,13 @@ def read_variant(study: Study, number: int = 0) -> Variant:
     Raises:
         InputError: study.yaml, folds.json or the row's file is missing or damaged.
     """
-    record, row = study.read(), study.row(number)
-    folds = study.folds_of(record)
-    config = study.config(number, record)
-    return Variant(study, record, folds.grouping, len(folds.folds), config, row)
+    record = study.read()
+    return _variant(study, record, study.folds_of(record), study.row(number))
+
+
+def _variant(study: Study, record: StudyRecord, split: FoldsFile, row: Row) -> Variant:
+    config = apply(record.config, row.parameters, str(study.row_file(row.variant)))
+    return Variant(study, record, split, config, row)
 
 
 def variant_table(study: Study) -> VariantTable:
@@ -338,9 +403,11 @@ def variant_table(study: Study) -> VariantTable:
     Raises:
         InputError: one of the study's files is missing or damaged.
     """
-    board, base = Board.read(study), read_variant(study)
+    board = Board.read(study)
+    split = study.folds_of(board.record)
+    base = _variant(study, board.record, split, board.rows[0].row)
     objective, device = board.objective, device_of(board.record)
-    counts = _read_rows(board)
+    counts = _read_rows(board, split)
     miou = {row.variant: _miou(counts.get(row.variant), len(row.cells)) for row in board}
     baseline = miou[0][objective]
     rows = [
@@ -350,15 +417,15 @@ def variant_table(study: Study) -> VariantTable:
     rows.sort(key=lambda row: _rank(row, objective))
     planned = max(len(rows), board.record.search.variants or 1)
     tallies = {number: there.tallies[objective] for number, there in counts.items()}
-    return VariantTable(base, objective, tuple(rows), planned, device, tallies)
+    return VariantTable(base, objective, tuple(rows), planned, device, tallies, board.rows)
 
 
-def _read_rows(board: Board) -> dict[int, OutOfFold]:
+def _read_rows(board: Board, split: FoldsFile) -> dict[int, OutOfFold]:
     """Counts of the rows that are done, by their number; several files at a time."""
 
     def read(row: RowProgress) -> OutOfFold | None:
         cells = [board.study.cell(row.variant, cell.fold) for cell in row.cells]
-        return read_counts(cells, [board.objective])
+        return read_counts(cells, split.folds, [board.objective])
 
     done = [row for row in board if row.status == "done"]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_READERS)) as readers:
@@ -412,6 +479,19 @@ def spread_of_all(values: Float64[np.ndarray, " n"]) -> Spread:
     return Spread(float(values.mean()), float(values.std()), values.size)
 
 
+def variant_counts(
+    variant: Variant, tallied: Collection[Objective] = tuple(OBJECTIVES)
+) -> OutOfFold | None:
+    """Counts of a row, of each fold and, for the scores asked for, of each frame; None unless all
+    its folds are done.
+
+    Raises:
+        InputError: one of the cells' files is damaged, or of other frames.
+    """
+    folds = [cell.counts for cell in variant.cells if cell.counts is not None]
+    return out_of_fold(folds, tallied) if len(folds) == variant.folds else None
+
+
 def fold_table(variant: Variant) -> FoldTable:
     """Scores of every fold, as far as they are there."""
     folds = range(1, variant.folds + 1)
@@ -424,30 +504,30 @@ def cell_scores(variant: Variant, fold: int) -> CellScores:
     Raises:
         InputError: one of the cell's files is damaged.
     """
-    cell = variant.cell(fold)
-    status = cell.status()
-    done, planned = len(read_epochs(cell.epochs)), variant.planned_epochs(fold)
-    if status != "done":
-        reason = _reason(cell, status, f"epoch {done} of {planned}")
-        return CellScores(fold, status, done, planned, None, None, reason)
-    confusion = read_confusion(cell.confusion)
-    best, last = _scores(confusion.best), _scores(confusion.last)
-    return CellScores(fold, status, done, planned, best, last, "")
+    cell = variant.cells[fold - 1]
+    there, counts = cell.progress, cell.counts
+    done, planned = len(there.epochs), there.total
+    if counts is None:
+        return CellScores(fold, there.status, done, planned, None, None, _reason(there))
+    best, last = (_scores(counts, choice) for choice in ("best", "last"))
+    return CellScores(fold, there.status, done, planned, best, last, "")
 
 
-def _reason(cell: Cell, status: str, progress: str) -> str:
-    if status == "failed":
-        lines = cell.failure.read_text(encoding="utf-8").strip().splitlines()
-        return f"failed at {progress}: {lines[0] if lines else 'no reason given'}"
-    return progress if status == "unfinished" else "not started"
+def _reason(cell: CellProgress) -> str:
+    epochs = f"epoch {len(cell.epochs)} of {cell.total}"
+    if cell.status == "failed":
+        lines = cell.reason.splitlines()
+        return f"failed at {epochs}: {lines[0] if lines else 'no reason given'}"
+    return epochs if cell.status == "unfinished" else "not started"
 
 
-def _scores(counts: Counts) -> Scores:
-    return Scores(counts.epoch, _score(counts.low), _score(counts.full))
+def _scores(counts: PackedConfusion, choice: Choice) -> Scores:
+    epoch = counts.epochs[0 if choice == "best" else 1]
+    low, full = (_score(fold_confusion(counts, choice, end)) for end in ("low", "full"))
+    return Scores(epoch, low, full)
 
 
-def _score(confusion: Int64[np.ndarray, "n 19 19"]) -> Score:
-    total = confusion.sum(0)
+def _score(total: Int64[np.ndarray, "19 19"]) -> Score:
     return Score(float(mean_iou(total)), intersection_over_union(total), total)
 
 
@@ -461,7 +541,7 @@ def class_table(folds: FoldTable, choice: Choice, resolution: Resolution) -> Cla
 
 def history(variant: Variant, fold: int) -> History | None:
     """The epochs of one fold (from 1); None before the first is finished."""
-    epochs = read_epochs(variant.cell(fold).epochs)
+    epochs = variant.cells[fold - 1].progress.epochs
     if not epochs:
         return None
     columns = pd.DataFrame(epochs)
@@ -490,20 +570,24 @@ def panel(variant: Variant, fold: int, frames: dict[str, Frame]) -> Panel | None
     Raises:
         InputError: a frame is not in the data set, or is not of its prediction's size.
     """
-    cell = variant.cell(fold)
-    kept = sorted(cell.predictions.glob("*_labelIds.png"))
-    if cell.status() != "done" or not kept:
+    counts = variant.cells[fold - 1].counts
+    kept = sorted(variant.cell(fold).predictions.glob("*_labelIds.png"))
+    if counts is None or not kept:
         return None
-    confusion = read_confusion(cell.confusion)
-    miou = dict(zip(confusion.names, mean_iou(confusion.best.full), strict=True))
+    miou = dict(zip(counts.names, mean_iou(counts.of_frames("best", "full")), strict=True))
     rows = sorted((_panel_row(path, frames, miou) for path in kept), key=lambda row: row.miou)
     maps = [ids for row in rows for ids in (row.target, row.prediction)]
     return Panel(
-        title=f"{variant.title}, fold {fold} of {variant.folds}, epoch {confusion.best.epoch}",
+        title=f"{variant.title}, fold {fold} of {variant.folds}, epoch {counts.epochs[0]}",
         data=variant.data,
         rows=tuple(rows),
-        classes=tuple(sorted({int(i) for ids in maps for i in np.unique(ids)} - {IGNORE})),
+        classes=classes_in(maps),
     )
+
+
+def classes_in(maps: Sequence[UInt8[np.ndarray, "h w"]]) -> tuple[int, ...]:
+    """Train ids that occur in any of these maps, in order."""
+    return tuple(sorted({int(i) for ids in maps for i in np.unique(ids)} - {IGNORE}))
 
 
 def _panel_row(path: Path, frames: dict[str, Frame], miou: dict[str, float]) -> PanelRow:
@@ -517,16 +601,21 @@ def _panel_row(path: Path, frames: dict[str, Frame], miou: dict[str, float]) -> 
     return PanelRow(
         name=name,
         miou=float(miou[name]),
-        image=_shrink(read_image(frames[name].image), Image.Resampling.BOX),
-        target=_shrink(target, Image.Resampling.NEAREST),
-        prediction=_shrink(prediction, Image.Resampling.NEAREST),
-        errors=_shrink(errors.astype(np.uint8), Image.Resampling.NEAREST),
+        image=shrink(read_image(frames[name].image), PANEL_WIDTH_PX, Image.Resampling.BOX),
+        target=shrink(target, PANEL_WIDTH_PX),
+        prediction=shrink(prediction, PANEL_WIDTH_PX),
+        errors=shrink(errors.astype(np.uint8), PANEL_WIDTH_PX),
     )
 
 
-def _shrink(pixels: UInt8[np.ndarray, "h w *c"], how: Image.Resampling) -> UInt8[np.ndarray, "..."]:
+def shrink(
+    pixels: UInt8[np.ndarray, "h w *c"],
+    width_px: int,
+    how: Image.Resampling = Image.Resampling.NEAREST,
+) -> UInt8[np.ndarray, "..."]:
+    """A picture at most so wide; ids and the colours of classes are not to be blended."""
     height, width = pixels.shape[:2]
-    if width <= PANEL_WIDTH_PX:
+    if width <= width_px:
         return pixels
-    size = (PANEL_WIDTH_PX, round(height * PANEL_WIDTH_PX / width))
+    size = (width_px, max(1, round(height * width_px / width)))
     return np.array(Image.fromarray(pixels).resize(size, how))

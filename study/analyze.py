@@ -4,34 +4,36 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
 from cityseg import commandline
-from cityseg.errors import InputError, user_command
-from study import analysis, gallery, illustrations, plots, report, sheets, tables, verdicts
+from cityseg.errors import DiskError, InputError, user_command
+from study import analysis, sheets, tables, verdicts
 from study.analysis import FoldTable, Panel, Variant, VariantTable
 from study.classes import ClassScores, class_scores
 from study.counts import OBJECTIVES
 from study.evidence import ComparisonTable, IntervalTable, comparison_table, interval_table
 from study.gaps import GapTable, gap_table
-from study.illustrations import Illustration
 from study.importance import Importance, measure_importance
 from study.lookup import find
-from study.report import ReportTable
 from study.several import (
     Contender,
     SideBySide,
-    best_contender,
     check_pair,
+    chosen_contender,
     find_contender,
     side_by_side,
 )
 from study.store import Study
 from study.summary import StudyPart, Summary, side_by_side_part, study_part, write_summary
+
+if TYPE_CHECKING:  # what draws, and all that it imports, only where it is asked for
+    from study.illustrations import Illustration
+    from study.report import ReportTable
 
 CLASSES_SHOWN: Final = "best_full"
 """Score whose classes the terminal shows; the files hold all."""
@@ -99,12 +101,11 @@ def analyze(
         embed_frames: Put frames of a licensed data set into report.html, which must then not be
             passed on. The embedded city's are always in it.
     """
+    _refuse_ignored(studies, compare, variant, embed_frames)
     console = Console()
     if compare is not None:
         written = analyze_pair(console, compare, results, out, studies[0] if studies else None)
     elif len(studies) > 1:
-        if variant is not None:
-            raise InputError("--variant goes with one study", remedy="see --compare STUDY/v003")
         written = analyze_several(console, [find(study, results) for study in studies], out)
     else:
         study = find(next(iter(studies), None), results)
@@ -112,6 +113,33 @@ def analyze(
     for line in ("Written:", *tables.file_list(written)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _refuse_ignored(
+    studies: Sequence[str],
+    compare: tuple[str, str] | None,
+    variant: int | None,
+    embed_frames: bool,
+) -> None:
+    """Refuse what would have no effect.
+
+    Raises:
+        InputError: an option of a single study's with others, or more studies than are looked at.
+    """
+    if compare is not None and len(studies) > 1:
+        raise InputError(
+            "--compare",
+            got=f"{len(studies)} studies beside it",
+            expected="at most the one that v003 alone is a row of",
+        )
+    if compare is None and len(studies) < 2:
+        return
+    if variant is not None:
+        raise InputError("--variant goes with one study", remedy="see --compare STUDY/v003")
+    if embed_frames:
+        raise InputError(
+            "--embed-frames goes with one study", remedy="only its own report.html shows frames"
+        )
 
 
 def analyze_one(
@@ -124,7 +152,7 @@ def analyze_one(
 ) -> list[Path]:
     """Print and write all of one study; returns the files."""
     records, folder = read_records(study, variant), out or study.analysis
-    row, rows = records.folds.variant, records.rows
+    rows = records.rows
     show_verdict(console, records.headline)
     written = report_rows(console, rows, records.compared, folder) if rows.planned > 1 else []
     written += report_tables(console, records.folds, records.classes, folder)
@@ -138,13 +166,8 @@ def analyze_one(
     written += [write_summary(folder / "summary.json", Summary(studies=[records.summary()]))]
     notes = list(records.notes)
     if figures:
-        drawn = write_figures(records, folder)
-        written += [file for one in drawn for file in one.files]
-        panels, why = gallery.read_panels(row)
-        notes += [why] if why else []
-        written += write_panels(row, panels)
-        page = write_page(records, drawn, panels, why, written, folder, embed_frames)
-        written = [page, *written]
+        (page, *pictures), why = write_pictures(records, folder, written, embed_frames)
+        written, notes = [page, *written, *pictures], notes + why
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return written
@@ -161,7 +184,7 @@ def read_records(study: Study, variant: int | None = None) -> Records:
         InputError: one of its files is missing or damaged, or it has no such row.
     """
     rows = analysis.variant_table(study)
-    row = analysis.read_variant(study, choose(rows, variant))
+    row = rows.open(choose(rows, variant))
     folds, intervals = analysis.fold_table(row), interval_table(row)
     importance, note = measure_importance(rows)
     return Records(
@@ -196,10 +219,11 @@ def choose(rows: VariantTable, wanted: int | None) -> int:
 def analyze_several(console: Console, studies: Sequence[Study], out: Path | None) -> list[Path]:
     """Print and write several studies side by side; returns the files."""
     folder = out or studies[0].analysis
-    parts = [read_records(study).summary() for study in studies]
-    contenders = [best_contender(study) for study in studies]
+    records = [read_records(study) for study in studies]
+    contenders = [chosen_contender(one.rows, one.folds.variant) for one in records]
     table = side_by_side(contenders, contenders[0].variant.record.search.objective)
     written = report_side_by_side(console, table, folder / "studies")
+    parts = [one.summary() for one in records]
     summary = Summary(studies=parts, side_by_side=side_by_side_part(table))
     return [*written, write_summary(folder / "studies.json", summary)]
 
@@ -324,8 +348,32 @@ def report_importance(
     return tables.write_table(folder / "importance", numbers, [(text, caption)])
 
 
+def write_pictures(
+    records: Records, folder: Path, others: Sequence[Path], embed_frames: bool
+) -> tuple[list[Path], list[str]]:
+    """Draw all figures and panels, and make the page, which lists the other files, too.
+
+    Returns the files, the page first, and why there are no panels.
+    """
+    from study import gallery
+
+    row, notes = records.folds.variant, []
+    drawn = write_figures(records, folder)
+    written = [file for one in drawn for file in one.files]
+    panels, why = gallery.read_panels(row)
+    notes += [why] if why else []
+    try:
+        written += write_panels(row, panels)
+    except DiskError as error:  # the study may be another's, to be read only
+        notes.append(f"no panels: {error}")
+    page = write_page(records, drawn, panels, why, [*others, *written], folder, embed_frames)
+    return [page, *written], notes
+
+
 def write_histories(variant: Variant, folder: Path) -> list[Path]:
     """Write `history_f1.png`, `.pdf`, ... of the folds that have an epoch; returns the files."""
+    from study import plots
+
     written: list[Path] = []
     for fold in range(1, variant.folds + 1):
         if record := analysis.history(variant, fold):
@@ -338,8 +386,10 @@ def write_histories(variant: Variant, folder: Path) -> list[Path]:
     return written
 
 
-def write_figures(records: Records, folder: Path) -> list[Illustration]:
+def write_figures(records: Records, folder: Path) -> "list[Illustration]":
     """Draw the study's figures and those of the row that is shown, as PNG and PDF."""
+    from study import illustrations
+
     rows, importance = records.rows, records.importance
     drawn: list[Illustration] = []
     if rows.planned > 1:
@@ -351,6 +401,8 @@ def write_figures(records: Records, folder: Path) -> list[Illustration]:
 
 def write_panels(variant: Variant, panels: Mapping[int, Panel]) -> list[Path]:
     """Write `panel_f1.png`, `.pdf`, ... into the study's own folder; returns the files."""
+    from study import illustrations, plots
+
     written: list[Path] = []
     for fold, record in panels.items():
         stem = variant.study.analysis / f"panel{variant.suffix}_f{fold}"
@@ -359,8 +411,10 @@ def write_panels(variant: Variant, panels: Mapping[int, Panel]) -> list[Path]:
     return written + (frames.files if frames else [])
 
 
-def page_tables(records: Records) -> list[ReportTable]:
+def page_tables(records: Records) -> "list[ReportTable]":
     """What the page shows beside its own tables."""
+    from study.report import ReportTable
+
     rows = records.rows
     one = next(one for one in records.classes if one.objective == CLASSES_SHOWN)
     more = [ReportTable("Classes", sheets.class_caption(one), sheets.class_text(one))]
@@ -376,7 +430,7 @@ def page_tables(records: Records) -> list[ReportTable]:
 
 def write_page(
     records: Records,
-    drawn: Sequence[Illustration],
+    drawn: "Sequence[Illustration]",
     panels: Mapping[int, Panel],
     why: str,
     files: Sequence[Path],
@@ -384,6 +438,8 @@ def write_page(
     embed_frames: bool,
 ) -> Path:
     """Write report.html; `why` says why there are no panels, `files` are listed."""
+    from study import gallery, report
+
     row = records.folds.variant
     frames = gallery.read_gallery(row, panels, gallery.licence_of(row, embed_frames), why)
     contents = report.report_contents(

@@ -116,29 +116,36 @@ def begin(
         if old and not folds_file
         else plan_folds(plan, folds_file, lambda _: examined())
     )
-    search = read_search(
-        plan.search,
-        plan.config,
-        lambda config: check_batch(folds, config.train),
-        old.search.variants if old else None,
-    )
-    record = describe(study, plan, folds, search)
-    if old:
-        refuse_changes(study, old, record)
-        search = _with_room(study, search, plan)
-        check_count(search, plan.config)
-        record = record.model_copy(update={"search": search})
-        changing = ("config", "data", "search")
-        record = old.model_copy(update={key: getattr(record, key) for key in changing})
-    else:
-        record = record.model_copy(update=_id_of(study))
+    record = _continued(study, old, plan, folds) if old else _begun(study, plan, folds)
     check_data(plan, folds, examined())
-    usual = "sqlite" if search.space else None
+    usual = "sqlite" if record.search.space else None
     record = record.model_copy(update={"storage": storage or record.storage or usual})
     if old is None:
         _forget_rows(study)
         write_folds(study.folds_file, folds)
     study.write(record)
+
+
+def _begun(study: Study, plan: Plan, folds: FoldsFile) -> StudyRecord:
+    """The record of a new study."""
+    record = describe(study, plan, folds, _search_of(plan, folds))
+    return record.model_copy(update=_id_of(study))
+
+
+def _continued(study: Study, old: StudyRecord, plan: Plan, folds: FoldsFile) -> StudyRecord:
+    """The record of a study that is there, with what may change and has."""
+    new = describe(study, plan, folds, _search_of(plan, folds, old.search.variants))
+    refuse_changes(study, old, new)
+    search = _with_room(study, new.search, plan)
+    check_count(search, plan.config)
+    return old.model_copy(update={"config": new.config, "data": new.data, "search": search})
+
+
+def _search_of(plan: Plan, folds: FoldsFile, there: int | None = None) -> Search:
+    """The rows that are asked for; `there` as of `read_search`."""
+    return read_search(
+        plan.search, plan.config, lambda config: check_batch(folds, config.train), there
+    )
 
 
 def _unwritable(study: Study, error: OSError) -> InputError:

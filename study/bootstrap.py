@@ -17,7 +17,7 @@ seldom where cities are few (benchmarks/coverage.md).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -29,7 +29,15 @@ from scipy.special import ndtr, ndtri
 
 from cityseg.errors import InputError
 from study.statistics import ALPHA, UNKNOWN, Interval, t_interval
-from study.tally import Layout, Tally, class_iou, group_sums, mean_of_folds, mean_over, pooled_miou
+from study.tally import (
+    Layout,
+    Tally,
+    class_iou,
+    group_members,
+    mean_of_folds,
+    mean_over,
+    pooled_miou,
+)
 
 Unit = Literal["frames", "cities"]
 """What is drawn: single frames, or cities with all their frames."""
@@ -37,6 +45,9 @@ REPLICATES: Final = 2000
 """Enough for the ends of a 95 % interval to move by about a twentieth of its width."""
 MIN_FREEDOM: Final = 5
 """Cities more than strata, from which on whole cities are drawn."""
+
+UnitSums = list[Float64[np.ndarray, "m f 2 c"]]
+"""Of one row, for each stratum: counts of each of its units in each of its folds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +60,8 @@ class Stratum:
     """Of each of these frames, from 0."""
     folds: Int64[np.ndarray, " f"]
     """That these frames stand in."""
+    fold: Int64[np.ndarray, " n"]
+    """Of each of these frames, as an index into `folds`."""
     weights: Float64[np.ndarray, "b m"]
     """How often each unit was drawn in each replicate; whole numbers that sum to m - 1."""
 
@@ -56,6 +69,18 @@ class Stratum:
     def units(self) -> int:
         """How many there are to be drawn from (m)."""
         return self.weights.shape[1]
+
+    @functools.cached_property
+    def not_drawn(self) -> Float64[np.ndarray, "b m"]:
+        """1 for each unit that a replicate has not drawn, else 0."""
+        return (self.weights == 0).astype(np.float64)
+
+    @functools.cached_property
+    def membership(self) -> sparse.csr_array:
+        """Which frames are of each unit in each fold: its product with their counts sums them."""
+        shape = (self.units, len(self.folds))
+        group = np.ravel_multi_index((self.unit, self.fold), shape)
+        return group_members(group, math.prod(shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +106,15 @@ class Resampling:
         """Whether every stratum has two units or more: one alone says nothing about others."""
         return all(stratum.units > 1 for stratum in self.strata)
 
-    @property
+    @functools.cached_property
     def freedom(self) -> float:
         """Degrees of freedom of a score of all frames: effective units less strata, 1 or more."""
         frames = [np.bincount(stratum.unit)[:, None] for stratum in self.strata]
         return float(_freedom(frames)[0])
 
-    def class_freedom(self, tally: Tally) -> Float64[np.ndarray, " c"]:
+    def class_freedom(self, sums: UnitSums) -> Float64[np.ndarray, " c"]:
         """The same of each class' IoU, by how its pixels are spread over the units."""
-        return _freedom([_unit_sums(tally, stratum)[:, :, 1].sum(1) for stratum in self.strata])
+        return _freedom([units[:, :, 1].sum(1) for units in sums])
 
     @property
     def scale(self) -> Float64[np.ndarray, " k"]:
@@ -99,34 +124,44 @@ class Resampling:
             scale[stratum.folds] = stratum.units / max(stratum.units - 1, 1)
         return scale / scale.max()
 
-    def drawn(self, tally: Tally) -> Float64[np.ndarray, "b k 2 c"]:
-        """Each fold's sums over the units drawn."""
-        return self._laid_on(tally, lambda weights: weights)
+    def unit_sums(self, tally: Tally) -> UnitSums:
+        """For each stratum, counts of each of its units in each of its folds.
 
-    def left_over(self, tally: Tally) -> Float64[np.ndarray, "b k 2 c"]:
+        Raises:
+            InputError: they are of other frames or folds than what was drawn.
+        """
+        self.check(tally)
+        return [_unit_sums(tally, stratum) for stratum in self.strata]
+
+    def totals(self, sums: UnitSums) -> Float64[np.ndarray, "k 2 c"]:
+        """Each fold's sums over all units."""
+        return self._laid_on(sums, [np.ones((1, stratum.units)) for stratum in self.strata])[0]
+
+    def drawn(self, sums: UnitSums) -> Float64[np.ndarray, "b k 2 c"]:
+        """Each fold's sums over the units drawn."""
+        return self._laid_on(sums, [stratum.weights for stratum in self.strata])
+
+    def left_over(self, sums: UnitSums) -> Float64[np.ndarray, "b k 2 c"]:
         """Each fold's sums over the units that were not drawn: out of the bag."""
-        return self._laid_on(tally, lambda weights: (weights == 0).astype(np.float64))
+        return self._laid_on(sums, [stratum.not_drawn for stratum in self.strata])
 
     def _laid_on(
-        self, tally: Tally, change: Callable[[np.ndarray], np.ndarray]
+        self, sums: UnitSums, weights: Sequence[Float64[np.ndarray, "b _m"]]
     ) -> Float64[np.ndarray, "b k 2 c"]:
-        self.check(tally)
-        shape = tally.counts.shape[1:]
-        sums = np.zeros((self.replicates, self.layout.folds, *shape))
-        for stratum in self.strata:
-            units = _unit_sums(tally, stratum)
-            products = change(stratum.weights) @ units.reshape(stratum.units, -1)
-            sums[:, stratum.folds] = products.reshape(-1, *units.shape[1:])
-        return sums
+        """By weights of each stratum's units."""
+        laid = np.zeros((len(weights[0]), self.layout.folds, *sums[0].shape[2:]))
+        for stratum, units, times in zip(self.strata, sums, weights, strict=True):
+            products = times @ units.reshape(stratum.units, -1)
+            laid[:, stratum.folds] = products.reshape(-1, *units.shape[1:])
+        return laid
 
-    def without_one(self, tally: Tally) -> list[Float64[np.ndarray, "m k 2 c"]]:
+    def without_one(self, sums: UnitSums) -> list[Float64[np.ndarray, "m k 2 c"]]:
         """For each stratum, each fold's sums without each of its units in turn (a jackknife)."""
-        self.check(tally)
-        totals, jackknives = tally.totals.astype(np.float64), []
-        for stratum in self.strata:
-            sums = np.repeat(totals[None], stratum.units, 0)
-            sums[:, stratum.folds] -= _unit_sums(tally, stratum)
-            jackknives.append(sums)
+        totals, jackknives = self.totals(sums), []
+        for stratum, units in zip(self.strata, sums, strict=True):
+            left = np.repeat(totals[None], stratum.units, 0)
+            left[:, stratum.folds] -= units
+            jackknives.append(left)
         return jackknives
 
     def check(self, tally: Tally) -> None:
@@ -232,7 +267,8 @@ def _stratum(
     frames = np.flatnonzero(members)
     units, unit = np.unique(of_frame[frames], return_inverse=True)
     weights = _draws(len(units), replicates, rng)
-    return Stratum(frames, unit, np.unique(layout.fold[frames]), weights)
+    folds, fold = np.unique(layout.fold[frames], return_inverse=True)
+    return Stratum(frames, unit, folds, fold, weights)
 
 
 def _draws(units: int, replicates: int, rng: np.random.Generator) -> Float64[np.ndarray, "b m"]:
@@ -244,11 +280,10 @@ def _draws(units: int, replicates: int, rng: np.random.Generator) -> Float64[np.
 
 def _unit_sums(tally: Tally, stratum: Stratum) -> Float64[np.ndarray, "m f 2 c"]:
     """Counts of each unit in each of the stratum's folds."""
-    fold = np.searchsorted(stratum.folds, tally.layout.fold[stratum.frames])
-    shape = (stratum.units, len(stratum.folds))
-    group = np.ravel_multi_index((stratum.unit, fold), shape)
-    sums = group_sums(tally.counts[stratum.frames], group, math.prod(shape))
-    return sums.reshape(*shape, *sums.shape[1:]).astype(np.float64)
+    counts = tally.counts[stratum.frames]
+    sums = stratum.membership @ counts.reshape(len(counts), -1)
+    shape = (stratum.units, len(stratum.folds), *counts.shape[1:])
+    return sums.reshape(shape).astype(np.float64)
 
 
 def _freedom(sizes: Sequence[Shaped[np.ndarray, "m c"]]) -> Float64[np.ndarray, " c"]:
@@ -270,10 +305,11 @@ def estimate_scores(tally: Tally, resampling: Resampling) -> ScoreEstimates:
     """Intervals of the mIoU and of every class' IoU, as the mean of folds and pooled."""
     classes = tally.counts.shape[-1]
     scores = functools.partial(_scores, scale=resampling.scale)
-    values = _scores(tally.totals.astype(np.float64), np.ones(resampling.layout.folds))
-    replicates = scores(resampling.drawn(tally))
-    jackknives = [scores(sums) for sums in resampling.without_one(tally)]
-    of_class = resampling.class_freedom(tally)
+    sums = resampling.unit_sums(tally)
+    values = _scores(resampling.totals(sums), np.ones(resampling.layout.folds))
+    replicates = scores(resampling.drawn(sums))
+    jackknives = [scores(left) for left in resampling.without_one(sums)]
+    of_class = resampling.class_freedom(sums)
     freedom = np.concatenate([[resampling.freedom] * 2, of_class, of_class])
     estimates = [
         estimate(

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
@@ -28,6 +29,9 @@ from study.statistics import (
     two_sided_t,
 )
 from study.tally import Tally, mean_of_folds, miou
+
+MOST_THREADS: Final = 8
+"""Rows that draws are laid on at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +149,8 @@ class Replicates:
     """Over those that were not: out of the bag."""
     without_one: tuple[Float64[np.ndarray, " m"], ...]
     """For each stratum, without each of its units in turn."""
+    miou: Float64[np.ndarray, " k"]
+    """Of each fold, over all frames, 0-1."""
 
 
 def replicate(rows: Mapping[str, Tally], resampling: Resampling) -> dict[str, Replicates]:
@@ -156,16 +162,19 @@ def replicate(rows: Mapping[str, Tally], resampling: Resampling) -> dict[str, Re
     Raises:
         InputError: rows were not scored on the same frames in the same folds.
     """
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    count = min(os.cpu_count() or 1, MOST_THREADS)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as threads:
         replicates = threads.map(lambda tally: _replicate(tally, resampling), rows.values())
         return dict(zip(rows, replicates, strict=True))
 
 
 def _replicate(tally: Tally, resampling: Resampling) -> Replicates:
+    sums = resampling.unit_sums(tally)
     return Replicates(
-        mean_of_folds(resampling.drawn(tally)),
-        mean_of_folds(resampling.left_over(tally)),
-        tuple(mean_of_folds(sums) for sums in resampling.without_one(tally)),
+        mean_of_folds(resampling.drawn(sums)),
+        mean_of_folds(resampling.left_over(sums)),
+        tuple(mean_of_folds(left) for left in resampling.without_one(sums)),
+        miou(resampling.totals(sums)),
     )
 
 
@@ -187,7 +196,7 @@ def compare(
         InputError: rows were not scored on the same frames in the same folds.
     """
     there = replicate(rows, resampling) if replicates is None else replicates
-    compared = [_comparison(name, base, rows, there, resampling) for name in rows if name != base]
+    compared = [_comparison(name, base, there, resampling) for name in rows if name != base]
     adjusted = holm([one.p_value for one in compared])
     unit_adjusted = holm([one.unit_p_value for one in compared])
     count = int(np.count_nonzero(~np.isnan(adjusted)))
@@ -200,14 +209,13 @@ def compare(
 def _comparison(
     name: str,
     base: str,
-    rows: Mapping[str, Tally],
     replicates: Mapping[str, Replicates],
     resampling: Resampling,
 ) -> Comparison:
     row, other = replicates[name], replicates[base]
     differences = row.drawn - other.drawn
     lefts = [one - two for one, two in zip(row.without_one, other.without_one, strict=True)]
-    by_fold = miou(rows[name].totals) - miou(rows[base].totals)
+    by_fold = row.miou - other.miou
     value = float(by_fold.mean())
     freedom = resampling.freedom if resampling.possible else math.nan
     by_unit = estimate(value, differences, lefts, freedom)
@@ -244,7 +252,7 @@ def correct_selection(
     """
     names = list(rows)
     there = replicate(rows, resampling) if replicates is None else replicates
-    naive = np.array([mean_of_folds(tally.totals) for tally in rows.values()])
+    naive = np.array([there[name].miou.mean() for name in names])
     drawn = np.stack([there[name].drawn for name in names])
     left = np.stack([there[name].left_over for name in names])
     best, chosen = int(_first_best(naive)), _first_best(drawn)
@@ -279,16 +287,6 @@ def _corrected(
     corrected = naive + float((chosen - best)[there].mean())
     low, high = np.quantile(chosen[there] - chosen[there].mean(), [ALPHA / 2, 1 - ALPHA / 2])
     return corrected, Interval(corrected + float(low), corrected + float(high))
-
-
-def paired_folds(one: Tally, other: Tally) -> CorrectedMean:
-    """One minus the other fold by fold, in mIoU (0-1), with the corrected interval.
-
-    Of the same row's best and last epoch, this is what picking the epoch on the scored fold adds;
-    how much of it is flattery cannot be had from two epochs' counts. NaN for fewer than two folds.
-    """
-    differences = miou(one.totals) - miou(other.totals)
-    return corrected_mean(differences, one.layout.test_train_ratio)
 
 
 def _points(score: float) -> str:

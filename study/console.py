@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -29,7 +30,7 @@ STATES: Final = ("running", "unfinished", "pending", "done", "pruned", "failed")
 
 
 @dataclass(frozen=True)
-class Tally:
+class RowTotals:
     """Sums over the cells of a row."""
 
     score: float
@@ -48,7 +49,7 @@ class Line:
     """One row of a study as the table shows it."""
 
     row: RowProgress
-    tally: Tally
+    totals: RowTotals
     state: str
 
 
@@ -73,8 +74,8 @@ class Overview:
     @property
     def ranking(self) -> list[Line]:
         """The finished rows, the best first, the first of equals before the others."""
-        done = [line for line in self.lines if not math.isnan(line.tally.score)]
-        return sorted(done, key=lambda line: -line.tally.score)
+        done = [line for line in self.lines if not math.isnan(line.totals.score)]
+        return sorted(done, key=lambda line: -line.totals.score)
 
 
 class Watch:
@@ -91,7 +92,7 @@ class Watch:
         """Cells that run at a time."""
         self.running: set[tuple[int, int]] = set()
         """(variant, fold) of the cells at work now."""
-        self._tallies: dict[int, tuple[RowProgress, Tally]] = {}
+        self._totals: dict[int, tuple[RowProgress, RowTotals]] = {}
         self._ended = in_order_of_their_end(board)
         self._live = Live(
             get_renderable=self.table, console=console, refresh_per_second=2, transient=True
@@ -124,10 +125,10 @@ class Watch:
     def row_line(self, variant: int) -> str:
         """How a row stands, as a plain line."""
         row = self.board.rows[variant]
-        tally = self._tally(row)
+        totals = self._totals_of(row)
         words = [variant_name(variant), f"{row.status:6}"]
-        if not math.isnan(tally.score):
-            score = f"{self.board.objective} {tally.score:.4f} +- {tally.std:.4f}"
+        if not math.isnan(totals.score):
+            score = f"{self.board.objective} {totals.score:.4f} +- {totals.std:.4f}"
             words.append(f"{score} (mean, population std of {len(row.cells)} folds)")
         words.append(" ".join(row.reason.split()))
         words.append(in_short(row.parameters, self._names([row])))
@@ -146,15 +147,15 @@ class Watch:
         """All rows as they stand."""
         running = {variant for variant, _ in frozenset(self.running)}
         rows = list(self.board.rows.values())
-        tallies = [self._tally(row) for row in rows]
+        totals = [self._totals_of(row) for row in rows]
         states = ["running" if row.variant in running else row.status for row in rows]
         return Overview(
-            lines=[Line(*parts) for parts in zip(rows, tallies, states, strict=True)],
+            lines=[Line(*parts) for parts in zip(rows, totals, states, strict=True)],
             ended=list(self._ended),
             objective=self.board.objective,
             names=self._names(rows),
             planned=rows_planned(self.board),
-            remaining_s=remaining_s(self.board, tallies, self.slots),
+            remaining_s=remaining_s(self.board, totals, self.slots),
             prune=self.board.record.search.prune,
             slots=self.slots,
         )
@@ -163,19 +164,19 @@ class Watch:
         varied = varied_keys(self.board.record.search, (row.parameters for row in rows))
         return short_names(varied)
 
-    def _tally(self, row: RowProgress) -> Tally:
+    def _totals_of(self, row: RowProgress) -> RowTotals:
         """A row's sums, made anew only if it changed: thousands of rows are drawn every second."""
-        known = self._tallies.get(row.variant)
+        known = self._totals.get(row.variant)
         if known is None or known[0] is not row:
-            known = self._tallies[row.variant] = (row, tally(row, self.board.objective))
+            known = self._totals[row.variant] = (row, totals_of(row, self.board.objective))
         return known[1]
 
 
-def tally(row: RowProgress, objective: Objective) -> Tally:
+def totals_of(row: RowProgress, objective: Objective) -> RowTotals:
     """Add up a row's cells."""
     scores = [cell.score(objective) if row.status == "done" else math.nan for cell in row.cells]
     left = sum(cell.total - len(cell.epochs) for cell in row.cells)
-    return Tally(
+    return RowTotals(
         score=float(np.mean(scores)),
         std=float(np.std(scores)),
         epochs=sum(len(cell.epochs) for cell in row.cells),
@@ -189,15 +190,15 @@ def rows_planned(board: Board) -> int:
     return max(len(board.rows), board.record.search.variants or 1)
 
 
-def remaining_s(board: Board, tallies: Sequence[Tally], slots: int) -> float | None:
+def remaining_s(board: Board, totals: Sequence[RowTotals], slots: int) -> float | None:
     """Seconds to the end of the study, by the mean epoch so far; None before the first epoch."""
-    epochs = sum(tally.epochs for tally in tallies)
-    to_ask = rows_planned(board) - len(tallies)
-    left = sum(tally.left for tally in tallies)
+    epochs = sum(one.epochs for one in totals)
+    to_ask = rows_planned(board) - len(totals)
+    left = sum(one.left for one in totals)
     left += to_ask * len(board.folds) * board.record.config.train.epochs
     if not epochs or not left:
         return None
-    return sum(tally.spent_s for tally in tallies) / epochs * left / slots
+    return sum(one.spent_s for one in totals) / epochs * left / slots
 
 
 def in_order_of_their_end(board: Board) -> list[int]:
@@ -213,7 +214,15 @@ def _ended_s(study: Study, variant: int, folds: range) -> int:
     cells = [study.cell(variant, fold) for fold in folds]
     files = [file for cell in cells for file in (cell.confusion, cell.failure)]
     files.append(study.pruned_file(variant))
-    return max((int(file.stat().st_mtime) for file in files if file.is_file()), default=0)
+    return max(map(_written_s, files))
+
+
+def _written_s(file: Path) -> int:
+    """0 for one that is not there: a failed cell that is tried again loses its reason."""
+    try:
+        return int(file.stat().st_mtime)
+    except FileNotFoundError:
+        return 0
 
 
 def folds_table(cells: Sequence[CellProgress], title: str, running: Collection[int] = ()) -> Table:
@@ -280,7 +289,7 @@ def shown(overview: Overview) -> list[list[Line]]:
 
 
 def _line(line: Line, names: dict[str, str], best: bool) -> list[Text]:
-    score = "" if math.isnan(line.tally.score) else f"{line.tally.score:.4f}"
+    score = "" if math.isnan(line.totals.score) else f"{line.totals.score:.4f}"
     values = Text(in_short(line.row.parameters, names), no_wrap=True, overflow="ellipsis")
     cells = [
         Text(variant_name(line.row.variant)),

@@ -32,11 +32,6 @@ class Effort:
     images_per_s: float
     """Training samples a second of training; NaN before the first epoch."""
 
-    @property
-    def hours(self) -> float:
-        """Of training and scoring, one cell after another."""
-        return (self.train_s + self.val_s) / 3600
-
 
 def device_of(record: StudyRecord) -> Device:
     """The device of the machine that started the study; on a cluster others may differ."""

@@ -6,17 +6,16 @@ The counts of the out-of-fold frames come from `study.counts`; what is made of t
 
 from dataclasses import dataclass
 
-from study.analysis import Spread, Variant, VariantTable, spread_of_all
+from study.analysis import Spread, Variant, VariantTable, spread_of_all, variant_counts
 from study.bootstrap import Resampling, ScoreEstimates, estimate_scores, resample, widest_unit
 from study.comparison import (
     Comparison,
     Selection,
     compare,
     correct_selection,
-    paired_folds,
     replicate,
 )
-from study.counts import OBJECTIVES, OutOfFold, read_counts
+from study.counts import OBJECTIVES, OutOfFold
 from study.space import Objective
 from study.statistics import ClassStatistics, CorrectedMean, class_statistics, corrected_mean
 from study.store import variant_name
@@ -44,10 +43,6 @@ class IntervalTable:
     variant: Variant
     scores: tuple[ScoreEvidence, ...]
     """In the order of Table 1."""
-    epoch_choice: CorrectedMean
-    """Best minus last epoch, full-res, fold by fold."""
-    resolution: CorrectedMean
-    """Low-res minus full-res of the best epoch, fold by fold."""
     cities: int
     """That the frames are of."""
     test_train_ratio: float
@@ -65,22 +60,13 @@ class ComparisonTable:
     """The best row's score, freed of having been chosen by it."""
 
 
-def read_out_of_fold(variant: Variant) -> OutOfFold | None:
-    """Counts of a row, of each frame and each fold; None unless all folds are done.
-
-    Raises:
-        InputError: one of the cells' files is damaged.
-    """
-    return read_counts([variant.cell(fold) for fold in range(1, variant.folds + 1)])
-
-
 def interval_table(variant: Variant) -> IntervalTable | None:
     """Intervals of all scores of a row; None unless all its folds are done.
 
     Raises:
         InputError: one of the cells' files is damaged.
     """
-    counts = read_out_of_fold(variant)
+    counts = variant_counts(variant)
     if counts is None:
         return None
     tallies = counts.tallies
@@ -88,8 +74,6 @@ def interval_table(variant: Variant) -> IntervalTable | None:
     return IntervalTable(
         variant,
         tuple(_score(name, counts, draws) for name in OBJECTIVES),
-        epoch_choice=paired_folds(tallies["best_full"], tallies["last_full"]),
-        resolution=paired_folds(tallies["best_low"], tallies["best_full"]),
         cities=draws.layout.cities,
         test_train_ratio=draws.layout.test_train_ratio,
     )

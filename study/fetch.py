@@ -1,5 +1,6 @@
 """`python -m study.fetch`: a study at a URL as an ordinary folder, weights and all."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import tyro
 
 from cityseg import commandline
 from cityseg.errors import InputError, user_command
-from study.home import CELL_FILES, RemoteHome
+from study.home import CELL_FILES, PULL_LOCK, RemoteHome
 from study.objects import url_of
 
 
@@ -26,9 +27,14 @@ def fetch(
     if folder.exists():
         raise InputError(f"{folder} is there already", remedy="give a folder that is not")
     home = RemoteHome(url_of(url) or "", folder)
-    home.pull(CELL_FILES)
-    if not home.study.exists():
-        raise InputError(f"no study {url}")
+    try:
+        home.pull(CELL_FILES)
+        if not home.study.exists():
+            raise InputError(f"no study {url}")
+    except BaseException:  # half a study would be taken for one, and be in the way of the next try
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    (folder / PULL_LOCK).unlink(missing_ok=True)
     print(home.study.folder)
     return 0
 

@@ -37,8 +37,8 @@ from study.plots import (
 )
 from study.space import Objective
 from study.store import variant_name
+from study.tables import NO_VALUE
 
-NO_VALUE: Final = "–"
 SCALE: Final[Colormap] = mpl.colormaps["Blues"]
 """From light to dark, so that it reads in grey and by every eye."""
 LIGHT: Final = 0.55

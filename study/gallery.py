@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cityseg.cell import read_confusion
 from cityseg.data import index
 from cityseg.errors import InputError
 from cityseg.labels import COLOR_OF_TRAIN_ID
@@ -27,6 +26,8 @@ WIDTHS_PX: Final = (768, 512, 384, 256)
 """Of the pictures, the first with which all of them fit into the budget."""
 BUDGET_BYTES: Final = 7_500_000
 """Of all pictures together: 10 MB in the page, where 3 bytes are 4 letters."""
+FAR: Final = 2
+"""Times the budget that the pictures of a width must be thought to take for it not to be tried."""
 LISTED: Final = 60
 """Frames without a kept prediction that are listed by name: the worst."""
 GREY_STEP: Final = 8
@@ -157,22 +158,22 @@ def read_gallery(
 
 def _withheld(variant: Variant) -> str:
     return (
-        f"The licence of {variant.data} may forbid to pass its frames on: they are left out of"
+        f"The licence of {variant.data_name} may forbid to pass its frames on: they are left out of"
         " this page."
     )
 
 
 def _frames(variant: Variant, fold: int) -> list[GalleryFrame]:
-    cell = variant.cell(fold)
-    if cell.status() != "done":
+    there = variant.cells[fold - 1].counts
+    if there is None:
         return []
-    confusion = read_confusion(cell.confusion)
-    counts = confusion.best.full
-    kept = {path.name.removesuffix("_labelIds.png") for path in cell.predictions.glob("*.png")}
+    counts = there.of_frames("best", "full")
+    files = variant.cell(fold).predictions.glob("*.png")
+    kept = {path.name.removesuffix("_labelIds.png") for path in files}
     return [
         GalleryFrame(name, fold, float(miou), tuple(iou), name in kept)
         for name, miou, iou in zip(
-            confusion.names,
+            there.names,
             mean_iou(counts),
             intersection_over_union(counts).tolist(),
             strict=True,
@@ -197,10 +198,17 @@ def thumbnails(rows: Iterable[PanelRow], budget_bytes: int = BUDGET_BYTES) -> di
     """
     rows, pictures = list(rows), {}
     for width in WIDTHS_PX:
+        if width > WIDTHS_PX[-1] and _is_hopeless(rows, width, budget_bytes):
+            continue
         pictures = _within(rows, width, budget_bytes)
         if len(pictures) == len(rows):
             break
     return pictures
+
+
+def _is_hopeless(rows: Sequence[PanelRow], width: int, budget_bytes: int) -> bool:
+    """Whether pictures of this width would by far not fit, as the first of them tells."""
+    return bool(rows) and _pictures(rows[0], width).size * len(rows) > FAR * budget_bytes
 
 
 def _within(rows: Sequence[PanelRow], width: int, budget_bytes: int) -> dict[str, Pictures]:

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from cityseg.cell import read_epochs
 from study.analysis import CellScores, FoldTable
 from study.counts import OBJECTIVES, Choice
 from study.space import Objective
@@ -108,7 +107,7 @@ def _losses(folds: FoldTable, choice: Choice) -> Float64[np.ndarray, "2 k"]:
 def _of_epoch(folds: FoldTable, cell: CellScores, choice: Choice) -> tuple[float, float]:
     """NaN if the table of epochs lacks the epoch."""
     scores = cell.best if choice == "best" else cell.last
-    for epoch in read_epochs(folds.variant.cell(cell.fold).epochs):
+    for epoch in folds.variant.cells[cell.fold - 1].progress.epochs:
         if scores and epoch.epoch == scores.epoch:
             return epoch.val_loss, epoch.train_loss
     return np.nan, np.nan

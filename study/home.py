@@ -44,6 +44,8 @@ LOCK_TIMEOUT_S: Final = 120
 """How long a cell's folder that another process of this machine holds is waited for."""
 THREADS: Final = 16
 """Cells that are pulled at a time: most of it is waiting."""
+PULL_LOCK: Final = ".pull.lock"
+"""In a study's folder: held while files are fetched into it."""
 
 
 class Home:
@@ -111,7 +113,7 @@ class RemoteHome(Home):
         Raises:
             InputError: no such file system, or the folder cannot be made.
         """
-        super().__init__(Study(folder))
+        super().__init__(Study(folder, url))
         self.where = url
         self.objects = Objects(url)
         self._own = Mirror(self.objects, "study", folder, STUDY_FILES)
@@ -214,7 +216,7 @@ class RemoteHome(Home):
         return self._cells.setdefault((variant, fold), new)
 
     def _pulling(self) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.study.folder / ".pull.lock")
+        return filelock.FileLock(self.study.folder / PULL_LOCK)
 
     def _forget_idle_cells(self) -> None:
         """Cells that are trained elsewhere now, or no longer: the disk would fill up with them."""

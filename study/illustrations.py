@@ -130,7 +130,9 @@ def _importance(
 def _effort(view: views.EffortView, folder: Path) -> Illustration | None:
     if not view.rows:
         return None
-    left = f" {view.left_out} rows have not begun on every fold." if view.left_out else ""
+    count = view.left_out
+    rows = "1 row has" if count == 1 else f"{count} rows have"
+    left = f" {rows} no score on every fold yet." if count else ""
     return _write(
         lambda: figures.draw_effort(view),
         folder / "effort",

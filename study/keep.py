@@ -1,44 +1,44 @@
 """Which weights stay on disk: those of the rows that lead, as `search.keep_weights` says."""
 
-import math
 import shutil
 from pathlib import Path
 
 import filelock
 
 from cityseg.cell import Cell
+from study.home import surplus
 from study.progress import Board
 
 
-def tidy(board: Board) -> None:
+def tidy(board: Board, bare: set[int] | None = None) -> None:
     """Remove the best weights of finished rows that are not kept, and all that pruned rows held.
 
     A cell that some process still holds is left for the next time.
+
+    Args:
+        board: the study.
+        bare: rows that hold nothing large any more: these are not looked at again, and those of
+            which that is known now are added. By default all are looked at.
     """
-    objective = board.objective
-    done = [row for row in board if row.status == "done"]
-    ranked = sorted(done, key=lambda row: (-_rank(row.score(objective)), row.variant))
-    kept = {row.variant for n, row in enumerate(ranked) if n < board.record.search.kept_rows}
-    for row in board:
-        if row.status in ("done", "pruned") and row.variant not in kept:
-            for cell in row.cells:
-                _drop(board.study.cell(row.variant, cell.fold))
+    bare = set() if bare is None else bare
+    lost = [place for place in surplus(board) if place[0] not in bare]
+    held = {variant for variant, fold in lost if not _drop(board.study.cell(variant, fold))}
+    bare |= {variant for variant, _ in lost} - held
 
 
-def _rank(score: float) -> float:
-    return -math.inf if math.isnan(score) else score
-
-
-def _drop(cell: Cell) -> None:
-    if not (_weights(cell) or cell.state.parent.is_dir()):
-        return
+def _drop(cell: Cell) -> bool:
+    """Remove what is large, unless a process holds the cell, which may write more; returns whether
+    nothing is left."""
+    if not (cell.lock.exists() or _weights(cell) or cell.state.parent.is_dir()):
+        return True
     try:
         with filelock.FileLock(cell.lock).acquire(timeout=0):
             for path in _weights(cell):
                 path.unlink(missing_ok=True)
             shutil.rmtree(cell.state.parent, ignore_errors=True)
     except filelock.Timeout:
-        pass
+        return False
+    return True
 
 
 def _weights(cell: Cell) -> list[Path]:

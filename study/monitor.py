@@ -16,6 +16,7 @@ from ray.util.metrics import Gauge
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2  # classes made at run time: ignores below
 
+from cityseg import atomic
 from cityseg.cell import Cell, Epoch, read_epochs
 
 LABELS: Final[tuple[str, ...]] = ("study", "variant", "fold")
@@ -54,11 +55,13 @@ class Monitor:
     """Shows a cell's epochs, each exactly once, whatever was killed before.
 
     Event files of earlier starts are replaced on entering: the last of them may be torn, or hold
-    an epoch that was run again.
+    an epoch that was run again. What keeps them from being written is a DiskError.
     """
 
     def __init__(self, study: str, variant: int, fold: int, folder: Path, past: list[Epoch]):
         self.cell = Cell(folder)
+        self.folder = folder / "tensorboard"
+        """Of the event files."""
         self.past = past
         self.latest: Epoch | None = None
         """The last epoch that is shown."""
@@ -71,11 +74,11 @@ class Monitor:
         self._refresher = threading.Thread(target=self._refresh, daemon=True)
 
     def __enter__(self) -> Self:
-        folder = self.cell.folder / "tensorboard"
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob("events.out.tfevents.*"):
-            file.unlink()
-        self._events = EventsWriter(str(folder / "events"))
+        with atomic.disk_faults(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for file in self.folder.glob("events.out.tfevents.*"):
+                file.unlink()
+            self._events = EventsWriter(str(self.folder / "events"))
         # Time stands still between a kill and the next start: the axis is time spent on training.
         self._clock = time.time() - sum(_seconds(epoch) for epoch in self.past)
         self._show(self.past)
@@ -85,7 +88,8 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._refresher.join()
-        self._events.close()
+        with atomic.disk_faults(self.folder):
+            self._events.close()
 
     def epoch(self, epoch: Epoch) -> None:
         """Show an epoch that has just been finished, and written to the cell's table.
@@ -98,11 +102,12 @@ class Monitor:
         self._show([*missed, epoch])
 
     def _show(self, epochs: list[Epoch]) -> None:
-        for epoch in epochs:
-            self._clock += _seconds(epoch)
-            self._events.write_event(_event(epoch, self._clock))
-            self.latest = epoch
-        self._events.flush()
+        with atomic.disk_faults(self.folder):
+            for epoch in epochs:
+                self._clock += _seconds(epoch)
+                self._events.write_event(_event(epoch, self._clock))
+                self.latest = epoch
+            self._events.flush()
         self._set_gauges()
 
     def _set_gauges(self) -> None:

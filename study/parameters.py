@@ -1,6 +1,8 @@
 """A row's values in few words: short names of their keys, numbers of three digits."""
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
 from study.space import Parameters, Search
 
@@ -46,3 +48,8 @@ def value_in_short(value: object) -> str:
         return "none" if value is None else str(value)
     mantissa, e, exponent = f"{value:.3g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if e else mantissa
+
+
+def as_scalar(value: object) -> Any:
+    """A value as one field of a CSV, or one of Optuna's choices: lists and mappings as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -184,7 +184,7 @@ class Board:
         new: list[tuple[int, int, int]] = []
         for row in self.study.rows():
             old = self.rows.get(row.variant)
-            if old is not None and not old.is_open:
+            if old is not None and old.status in ("done", "pruned"):  # a failed one may go on
                 continue
             known = [len(cell.epochs) for cell in old.cells] if old else [0] * len(self.folds)
             for done, cell in zip(known, self.add(row).cells, strict=True):
@@ -204,11 +204,6 @@ class Board:
     def mark_pruned(self, variant: int, reason: str) -> None:
         """A row was stopped early."""
         self.rows[variant] = replace(self.rows[variant], pruned=reason)
-
-    def best(self) -> RowProgress | None:
-        """The finished row of the highest mean score, the first of equals; None if none is done."""
-        done = [row for row in self if not math.isnan(row.score(self.objective))]
-        return max(done, key=lambda row: row.score(self.objective), default=None)
 
 
 def read_cell(cell: Cell, fold: int, total: int) -> CellProgress:

@@ -39,7 +39,7 @@ from study.analysis import (
 )
 from study.cautions import of_folds
 from study.comparison import Selection
-from study.evidence import ComparisonTable, IntervalTable, ScoreEvidence
+from study.evidence import ComparisonTable, IntervalTable
 from study.gallery import Gallery, data_url
 from study.illustrations import Illustration
 from study.space import Objective
@@ -77,12 +77,12 @@ class ReportTable:
         """Whether each column holds numbers only."""
         return [all(NUMBER.fullmatch(cell) for cell in self.text[h]) for h in self.text.columns]
 
-    @property
+    @functools.cached_property
     def body(self) -> list[tuple[str, ...]]:
         """The rows that are sorted."""
         return self._lines(0, len(self.text) - self.footer)
 
-    @property
+    @functools.cached_property
     def foot(self) -> list[tuple[str, ...]]:
         """The statistics below them."""
         return self._lines(len(self.text) - self.footer, len(self.text))
@@ -179,7 +179,8 @@ def _verdict(
         words += _choice(variant_name(rows.best.number), compared.selection if compared else None)
     full = spread(folds.miou("best", "full"))
     if intervals:
-        words += _extent(intervals, told=compared is None and rows.objective == "best_full")
+        paired = compared is not None and len(compared.comparisons) > 0
+        words += _extent(intervals, told=not paired and rows.objective == "best_full")
     elif not math.isnan(full.mean):
         words.append(f"{folds.label('Mean')}: {_plus_minus(full)} full-res mIoU.")
     return words
@@ -233,24 +234,11 @@ def _warnings(folds: FoldTable, gallery: Gallery, intervals: IntervalTable | Non
         )
     if folds.missing:
         words.append(f"Folds are missing: {'; '.join(folds.missing)}.")
-    words += of_folds(folds.variant.folds, folds.variant.grouping) if intervals else []
-    if intervals and intervals.scores[0].estimates.unit == "frames":
-        words.append(
-            f"The frames are of {intervals.cities} cities, too few to draw whole ones: intervals"
-            " over frames are too narrow."
-        )
-    if intervals and any(_misses(score) for score in intervals.scores):
-        words.append(
-            "An interval misses its own mean, for want of frames with a rare class: it is not to be"
-            " relied on."
-        )
+    if intervals:
+        words += of_folds(folds.variant.folds, folds.variant.grouping)
+        words += verdicts.few_cities(intervals)
+        words += verdicts.missed(intervals)
     return words
-
-
-def _misses(score: ScoreEvidence) -> bool:
-    there = score.estimates.mean_of_folds
-    low, high = there.percentile.low, there.percentile.high
-    return not math.isnan(low) and not low <= there.value <= high
 
 
 def _headlines(
@@ -326,13 +314,13 @@ def _settings(rows: VariantTable, row: Variant) -> list[ReportTable]:
 
 
 def _row_settings(rows: VariantTable) -> ReportTable:
-    base = _flat(rows.variant.config)
+    base, varied = _flat(rows.variant.config), rows.varied
     text = pd.DataFrame(
         [
             {"Row": variant_name(row.number), "Origin": row.origin}
             | {
                 key: json.dumps(row.parameters[key]) if key in row.parameters else base[key]
-                for key in rows.varied
+                for key in varied
             }
             for row in sorted(rows.rows, key=lambda row: row.number)
         ]
@@ -358,7 +346,6 @@ def _flat(config: Config) -> dict[str, str]:
 
 def _facts(row: Variant) -> dict[str, dict[str, str]]:
     record, data = row.record, row.record.data
-    folds = row.study.read_folds()
     cities = ", ".join(f"{city} {count}" for city, count in data.cities.items())
     return {
         "Data": {
@@ -368,7 +355,7 @@ def _facts(row: Variant) -> dict[str, dict[str, str]]:
             "Fingerprint": data.fingerprint,
         },
         "Folds": {
-            "Split": folds.describe().removeprefix("folds: "),
+            "Split": row.split.describe().removeprefix("folds: "),
             "Hash": record.folds_hash,
         },
         "Study": {"Name": record.name, "Id": record.id, "Begun": record.created},
@@ -378,7 +365,7 @@ def _facts(row: Variant) -> dict[str, dict[str, str]]:
 
 
 def _commands(row: Variant, rows: VariantTable, *, embedded: bool) -> dict[str, str]:
-    words = ["python", "-m", "study.analyze", str(row.study.folder)]
+    words = ["python", "-m", "study.analyze", row.study.url or str(row.study.folder)]
     if row.number != (rows.best.number if rows.best else 0):
         words += ["--variant", str(row.number)]
     words += ["--embed-frames"] if embedded else []
@@ -387,7 +374,7 @@ def _commands(row: Variant, rows: VariantTable, *, embedded: bool) -> dict[str, 
 
 def write_report(path: Path, contents: ReportContents) -> Path:
     """Lay the contents out as one HTML file, whole or not at all; returns its path."""
-    atomic.write_text(path, render(contents, path.parent))
+    atomic.write_text(path, render(contents, path.parent), durable=False)
     return path
 
 

@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import logging
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from study.keep import tidy
 from study.objects import url_of
 from study.progress import Board
 from study.resources import Allotment, Machine, allot, check_disk, disk_of
-from study.space import extremes, grid_of
+from study.space import Search, extremes, grid_of, read_search
 from study.tables import fold_caption, fold_text, show, show_rows
 
 CORRECTED_ROWS: Final = 100
@@ -117,6 +118,9 @@ def main() -> int:
     console.print(f"configuration: {plan.source}", plan.describe_data(), sep="\n", markup=False)
     home = home_of(arguments, plan)
     with only_driver(home.study), home.driving():
+        if not (home.study.has_epochs() and is_over(Board.read(home.study))):
+            # before any frame is decoded or anything written; how many rows is checked later
+            fetch_encoders(read_search(plan.search, plan.config, there=1), plan.config)
         local = arguments.address is None  # elsewhere, each machine decodes when it needs them
         begin(home.study, plan, arguments.folds_file, recorded(arguments.storage), decode=local)
         home.push()
@@ -178,6 +182,22 @@ def home_of(arguments: Arguments, plan: Plan) -> Home:
     return open_home(f"{url}/{name}" if url else str(resolved(arguments.results / name)))
 
 
+def fetch_encoders(search: Search, config: Config) -> None:
+    """Have the first weights of all rows' encoders here, once, before all cells want them.
+
+    Raises:
+        InputError: they are not to be had.
+    """
+    for model in dict.fromkeys(row.model for row in extremes(search, config)):
+        encoder_weights(model)
+
+
+def is_over(board: Board) -> bool:
+    """Whether all rows that are wanted are there, and none of them is to be run any more."""
+    closed = all(row.status in ("done", "pruned") for row in board)
+    return closed and len(board.rows) >= (board.record.search.variants or 1)
+
+
 def run_cells(home: Home, console: Console, arguments: Arguments) -> None:
     """Train all cells that are not done; returns early when interrupted.
 
@@ -186,16 +206,15 @@ def run_cells(home: Home, console: Console, arguments: Arguments) -> None:
             had.
     """
     board = Board.read(home.study)
-    closed = all(row.status in ("done", "pruned") for row in board)
-    if closed and len(board.rows) >= (board.record.search.variants or 1):
+    if is_over(board):
         tidy(board)  # it may have been told to keep less
         home.tidy(board)
         return
     from study import tuning  # Ray and Optuna take seconds to import: not before they are needed
 
-    configs = extremes(board.record.search, board.record.config)
-    for model in dict.fromkeys(config.model for config in configs):
-        encoder_weights(model)  # fetched here once, before all cells want it
+    search, base = board.record.search, board.record.config
+    fetch_encoders(search, base)  # those of a study that was over and has grown are not here yet
+    configs = extremes(search, base)
     if arguments.address is None:  # elsewhere, each machine does so when it needs them
         decode(board)
     settle = functools.partial(settle_resources, home, board, configs, console)
@@ -252,11 +271,12 @@ def conclude(home: Home, console: Console) -> int:
     else:
         table = fold_table(read_variant(study))
         show(console, fold_text(table), fold_caption(table))
-    console.print(f"all of it is in {home.where}", markup=False)
+    where = shlex.quote(home.where)
+    console.print(f"all of it is in {where}", markup=False)
     statuses = {row.status for row in board}
     unasked = len(board.rows) < (board.record.search.variants or 1)
     if statuses <= {"done", "pruned"} and not unasked:
-        console.print(f"figures, tables: python -m study.analyze {home.where}", markup=False)
+        console.print(f"figures, tables: python -m study.analyze {where}", markup=False)
         return 0
     what = "rows" if several else "folds"
     console.print(f"not all {what} are done; continue with the same command", style="bold")

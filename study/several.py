@@ -12,10 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from cityseg.errors import InputError
-from study.analysis import FoldTable, Variant, VariantTable, fold_table, read_variant, variant_table
+from study.analysis import (
+    FoldTable,
+    Variant,
+    VariantTable,
+    fold_table,
+    read_variant,
+    variant_counts,
+    variant_table,
+)
 from study.bootstrap import resample, widest_unit
 from study.comparison import Comparison, compare
-from study.counts import read_counts
 from study.lookup import find
 from study.space import Objective
 from study.statistics import CorrectedMean, corrected_mean, holm
@@ -72,12 +79,13 @@ def best_contender(study: Study) -> Contender:
     Raises:
         InputError: one of the study's files is missing or damaged.
     """
-    return _best_of(variant_table(study))
+    rows = variant_table(study)
+    return chosen_contender(rows, rows.open(rows.best.number if rows.best else 0))
 
 
-def _best_of(rows: VariantTable) -> Contender:
-    number = rows.best.number if rows.best else 0
-    return Contender(read_variant(rows.variant.study, number), max(1, len(rows.tallies)))
+def chosen_contender(rows: VariantTable, best: Variant) -> Contender:
+    """The best row of a table, where that is open already."""
+    return Contender(best, max(1, len(rows.tallies)))
 
 
 def find_contender(word: str, results: Path, of: str | None = None) -> Contender:
@@ -188,8 +196,7 @@ def _names(contenders: Sequence[Contender]) -> list[str]:
 
 
 def _tally(variant: Variant, objective: Objective) -> Tally | None:
-    cells = [variant.cell(fold) for fold in range(1, variant.folds + 1)]
-    counts = read_counts(cells, [objective])
+    counts = variant_counts(variant, [objective])
     return counts.tallies[objective] if counts else None
 
 

@@ -293,7 +293,7 @@ def grid_of(words: tuple[str, ...]) -> dict[str, list[Any]]:
     """A grid from words such as `train.lr=[1e-4, 3e-4]`.
 
     Raises:
-        InputError: a word that is not of this form.
+        InputError: a word that is not of this form, or a key that was given already.
     """
     grid: dict[str, list[Any]] = {}
     for word in words:
@@ -304,6 +304,8 @@ def grid_of(words: tuple[str, ...]) -> dict[str, list[Any]]:
             values = None
         if not key or not isinstance(values, list) or not values:
             raise InputError("--grid", got=shown(word), expected="such as train.lr=[1e-4,3e-4]")
+        if key in grid:
+            raise InputError("--grid", got=f"{key} twice", expected="all its values in one list")
         grid[key] = values
     return grid
 

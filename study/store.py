@@ -85,6 +85,8 @@ class Study:
     """A study's folder."""
 
     folder: Path
+    url: str = ""
+    """Where the study is at home, if the folder only mirrors it."""
 
     @property
     def record_file(self) -> Path:

@@ -405,7 +405,7 @@ def side_by_side_part(table: SideBySide) -> SideBySidePart:
 
 def write_summary(path: Path, summary: Summary) -> Path:
     """Write the summary atomically; returns its path."""
-    atomic.write_text(path, summary.model_dump_json(indent=1) + "\n")
+    atomic.write_text(path, summary.model_dump_json(indent=1) + "\n", durable=False)
     return path
 
 

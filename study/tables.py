@@ -27,7 +27,7 @@ from study.analysis import (
     spread,
 )
 from study.comparison import Selection
-from study.parameters import in_short, short_names
+from study.parameters import as_scalar, in_short, short_names
 from study.space import Objective
 from study.store import variant_name
 
@@ -196,9 +196,9 @@ def class_caption(table: ClassTable) -> str:
 
 def variant_numbers(table: VariantTable) -> pd.DataFrame:
     """All rows in full precision: one line a row, the best first, and a column a varied key."""
+    varied = table.varied
     rows = [
-        _variant_numbers(table, row)
-        | {key: _plain(row.parameters.get(key)) for key in table.varied}
+        _variant_numbers(table, row) | {key: as_scalar(row.parameters.get(key)) for key in varied}
         for row in table.rows
     ]
     return marked(pd.DataFrame(rows), table.variant)
@@ -224,11 +224,6 @@ def _variant_numbers(table: VariantTable, row: VariantRow) -> dict[str, object]:
         "to_base_mean": row.difference.mean,
         "to_base_std": row.difference.std,
     }
-
-
-def _plain(value: object) -> object:
-    """A value as one field of a CSV: lists and mappings as JSON."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def variant_text(table: VariantTable, most: int | None = None) -> pd.DataFrame:
@@ -370,9 +365,11 @@ def write_table(
         ".md": "\n".join(f"{caption}\n\n{markdown(text)}\n" for text, caption in printed),
         ".tex": "\n".join(latex(text, caption) for text, caption in printed),
     }
+    written: list[Path] = []
     for suffix, content in contents.items():
-        atomic.write_text(stem.with_suffix(suffix), content)
-    return [stem.with_suffix(suffix) for suffix in contents]
+        written.append(stem.with_name(f"{stem.name}{suffix}"))  # a study's name may hold dots
+        atomic.write_text(written[-1], content, durable=False)
+    return written
 
 
 def file_list(files: Sequence[Path]) -> list[str]:

@@ -74,7 +74,7 @@ def train(study: Study, trial: dict[str, Any], commit: Callable[[], None]) -> No
     config = config.model_copy(update={"resources": resources})
     train, val = study.folds_of(record).split(frames_here(record), fold)
     shown = Monitor(record.name, variant, fold, cell.folder, read_epochs(cell.epochs))
-    with atomic.disk_faults(cell.folder / "tensorboard"), shown as monitor:
+    with shown as monitor:
         for epoch in train_cell(config, train, val, cell, use_device(resources)):
             log.info(epoch_line(variant, fold, epoch, config.train.epochs))
             monitor.epoch(epoch)

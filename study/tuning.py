@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -51,6 +52,7 @@ from study.progress import Board, RowProgress
 from study.resources import Allotment, Machine
 from study.schedule import Cell, Schedule
 from study.search import FoldScheduler, FoldSearch, Report
+from study.store import Study
 from study.trial import SLOT, trainable, trial_name
 
 # Tune would advise to continue by `Tuner.restore`, which knows nothing of the study's folder
@@ -272,7 +274,7 @@ def where_to_watch(cluster: Cluster, metrics: bool, url: str | None = None) -> l
         targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in _nodes()]
         lines.append(f"metrics: point Prometheus at {', '.join(targets)} (path /metrics)")
         lines.append(f"Grafana dashboard to import: {Path(__file__).with_name('grafana.json')}")
-    look = f"python -m study.status {url or ''}".strip()
+    look = f"python -m study.status {shlex.quote(url) if url else ''}".strip()
     return [*lines, f"watch it from another terminal: {look}"]
 
 
@@ -333,12 +335,14 @@ def _drive(home: Home, board: Board, watch: Watch, cluster: Cluster, storage: st
     storage = storage or board.record.storage
     advisor = Advisor(board.study, board.record, storage) if storage else None
 
+    bare: set[int] = set()
+
     def closed(row: RowProgress) -> None:
         watch.ended(row.variant)
-        keep()
+        keep(bare)
 
-    def keep() -> None:
-        tidy(board)
+    def keep(bare: set[int]) -> None:
+        tidy(board, bare)
         home.tidy(board)
 
     schedule = _Schedule(home, board, advisor, closed)
@@ -346,7 +350,7 @@ def _drive(home: Home, board: Board, watch: Watch, cluster: Cluster, storage: st
         tuner = _tuner(schedule, home.where, watch, cluster.allotment, cluster.own, scratch)
         with unwrapped_errors():
             tuner.fit()
-    keep()
+    keep(set())  # of all rows: workers that were stopped have let go by now
     if cluster.session and any(row.status == "failed" for row in board):
         sessions.keep(cluster.session)
 
@@ -374,18 +378,58 @@ def _drive_there(where: str, owner_id: str, cluster: Cluster, storage: str | Non
     killed, so it has a lock of its own.
     """
     home = open_home(where, "remote-driver")
-    driving = filelock.FileLock(home.study.folder / ".driver.lock", timeout=FAREWELL_S)
+    driving = _alone(home.study, FAREWELL_S)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, driving, home.joining(owner_id):
         board = Board.read(home.study)
         watch = Watch(board, Console(file=nowhere), cluster.allotment.slots)
         _drive(home, board, watch, cluster, storage)
 
 
+@contextlib.contextmanager
+def _alone(study: Study, patience_s: float) -> Iterator[None]:
+    """Be the study's one driver in the cluster.
+
+    Raises:
+        InputError: one whose user is gone has not ended in time.
+    """
+    lock = filelock.FileLock(study.folder / ".driver.lock")
+    try:
+        lock.acquire(timeout=patience_s)
+    except filelock.Timeout:
+        raise InputError(
+            f"study {study.folder.name} is being run by another process",
+            remedy="wait for it, or give another --name",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _watch_from_afar(
     home: Home, board: Board, watch: Watch, cluster: Cluster, storage: str | None
 ) -> None:
-    """Follow the study's table while the cluster runs it."""
-    task = _drive_there.remote(home.where, home.owner_id, cluster, storage)
+    """Follow the study's table while the cluster runs it.
+
+    Raises:
+        InputError, TransientError: one that ended the driver over there, or its loss.
+    """
+    try:
+        _follow(
+            _drive_there.remote(home.where, home.owner_id, cluster, storage), home, board, watch
+        )
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError | TransientError):
+            raise error.cause from None
+        raise
+    except (RayError, ConnectionError) as error:
+        raise TransientError(
+            f"the study's driver on the cluster was lost: {_said(error)}; the same command goes on"
+        ) from None
+
+
+def _follow(task: ray.ObjectRef, home: Home, board: Board, watch: Watch) -> None:
+    """Until the driver over there has ended; Ctrl-C ends it."""
     try:
         with _lasting_ctrl_c() as asked:
             ended = False
@@ -399,10 +443,6 @@ def _watch_from_afar(
         ray.cancel(task)
         ray.wait([task], timeout=FAREWELL_S)
         home.pull()
-    except RayTaskError as error:
-        if isinstance(error.cause, InputError | TransientError):
-            raise error.cause from None
-        raise
 
 
 def _show_changes(home: Home, board: Board, watch: Watch) -> None:

@@ -1,7 +1,6 @@
 """Tables of evidence for people: intervals of a row, and its comparison with the others."""
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import pandas as pd
@@ -137,32 +136,35 @@ def interval_caption(table: IntervalTable) -> str:
         f" frames, by a bootstrap of {UNIT_WORDS[estimates.unit]} ({estimates.units}) with"
         " Student's t.",
         *of_folds(variant.folds, variant.grouping),
-        *_few_cities(table.cities, estimates.unit),
-        *_missed(table.scores),
+        *few_cities(table),
+        *missed(table),
         "Pooled: mIoU of the counts summed over the folds.",
     ]
     return " ".join(words)
 
 
-def _few_cities(cities: int, unit: Unit) -> list[str]:
-    if unit == "cities":
+def few_cities(table: IntervalTable) -> list[str]:
+    """A warning where frames were drawn because there are too few cities; else nothing."""
+    if table.scores[0].estimates.unit == "cities":
         return []
     return [
-        f"The frames are of {cities} {'city' if cities == 1 else 'cities'}, too few in the folds"
-        " to draw whole ones; frames of a city are alike, so this interval is too narrow."
+        f"The frames are of {table.cities} {'city' if table.cities == 1 else 'cities'}, too few in"
+        " the folds to draw whole ones; frames of a city are alike, so intervals over frames are"
+        " too narrow."
     ]
 
 
-def _missed(scores: Sequence[ScoreEvidence]) -> list[str]:
+def missed(table: IntervalTable) -> list[str]:
     """A warning where a class is so rare that the bootstrap's scores are of other classes."""
     if all(
         one.percentile.low <= one.value <= one.percentile.high or math.isnan(one.percentile.low)
-        for one in (score.estimates.mean_of_folds for score in scores)
+        for one in (score.estimates.mean_of_folds for score in table.scores)
     ):
         return []
+    drawn = table.scores[0].estimates.unit
     return [
-        "One of these misses its mean: a class stands in so few that many draws are without it,"
-        " and do not count it; the interval is not to be relied on."
+        f"An interval over {drawn} misses its mean: a class stands in so few that many draws are"
+        " without it, and do not count it; that interval is not to be relied on."
     ]
 
 

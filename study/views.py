@@ -1,17 +1,17 @@
 """What the figures of a study show, as small typed records: counted and put in order, not drawn."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from cityseg.labels import IGNORE, NUM_CLASSES
-from study.analysis import FoldTable, Panel, Variant, VariantTable
+from cityseg.labels import NUM_CLASSES
+from study.analysis import FoldTable, Panel, Variant, VariantTable, classes_in
 from study.counts import OBJECTIVES
 from study.parameters import short_names
-from study.progress import Board, RowProgress, RowStatus
+from study.progress import RowProgress, RowStatus
 from study.space import Objective, Range, value_of
 from study.store import variant_name
 
@@ -79,7 +79,7 @@ class EffortView:
     data: str
     objective: Objective
     rows: tuple[EffortRow, ...]
-    """Those of which every fold has finished an epoch, by their number."""
+    """Those that every fold has a score of, after the same epoch, by their number."""
     left_out: int
     """The other rows."""
     best: str | None
@@ -122,13 +122,8 @@ def search_view(table: VariantTable) -> SearchView:
 
 
 def effort_view(table: VariantTable) -> EffortView:
-    """Curves of all rows, from their tables of epochs.
-
-    Raises:
-        InputError: one of the study's files is missing or damaged.
-    """
-    board = Board.read(table.variant.study)
-    rows = [_effort_row(row, table.objective) for row in board]
+    """Curves of all rows, from their tables of epochs."""
+    rows = [_effort_row(row, table.objective) for row in table.progress.values()]
     there = tuple(row for row in rows if row is not None)
     return EffortView(
         title=table.variant.record.name,
@@ -143,11 +138,12 @@ def effort_view(table: VariantTable) -> EffortView:
 def _effort_row(row: RowProgress, objective: Objective) -> EffortRow | None:
     curves = [cell.curve(objective) for cell in row.cells]
     common = min(len(curve) for curve in curves)
-    if common == 0:
-        return None
     score = np.mean([curve[:common] for curve in curves], axis=0)
     epochs = len(curves) * np.arange(1, common + 1)
-    return EffortRow(variant_name(row.variant), row.status, epochs, score)
+    there = ~np.isnan(score)  # not each epoch is scored at full resolution
+    if not there.any():
+        return None
+    return EffortRow(variant_name(row.variant), row.status, epochs[there], score[there])
 
 
 def worst_and_best(variant: Variant, panels: Mapping[int, Panel], each: int = 3) -> Panel | None:
@@ -175,9 +171,5 @@ def worst_and_best(variant: Variant, panels: Mapping[int, Panel], each: int = 3)
         title=f"{variant.title}: the worst and the best of {len(rows)} kept frames",
         data=variant.data,
         rows=tuple(chosen),
-        classes=_classes([ids for row in chosen for ids in (row.target, row.prediction)]),
+        classes=classes_in([ids for row in chosen for ids in (row.target, row.prediction)]),
     )
-
-
-def _classes(maps: Sequence[np.ndarray]) -> tuple[int, ...]:
-    return tuple(sorted({int(i) for ids in maps for i in np.unique(ids)} - {IGNORE}))

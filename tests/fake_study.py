@@ -127,5 +127,14 @@ def finish(
             cell.predictions.mkdir(exist_ok=True)
             png = Image.fromarray(LABEL_ID_OF_TRAIN_ID[predicted])
             png.save(cell.predictions / f"{name}_labelIds.png")
-    best, last = Counts(2, counts, counts), Counts(EPOCHS, counts, counts)
-    write_confusion(cell.confusion, Confusion(names[: len(counts)], best, last))
+    write_confusion(cell.confusion, confusion_of(fold, counts, counts, counts, counts))
+
+
+def confusion_of(fold: int, *tables: np.ndarray) -> Confusion:
+    """Of best low, best full, last low and last full; frames that they lack have no count."""
+    names = FOLDS[fold - 1]
+    low, full, last_low, last_full = (
+        np.concatenate([table, np.zeros((len(names) - len(table), NUM_CLASSES, NUM_CLASSES), int)])
+        for table in tables
+    )
+    return Confusion(names, Counts(2, low, full), Counts(EPOCHS, last_low, last_full))

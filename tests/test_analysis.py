@@ -1,6 +1,7 @@
 """The analysis' records: every number against the paper, a hand count or another implementation."""
 
 import math
+import shutil
 import statistics
 
 import numpy as np
@@ -11,6 +12,7 @@ from fake_study import (
     FRAMES,
     add_epochs,
     add_row,
+    confusion_of,
     finish,
     make_study,
     make_study_of_rows,
@@ -20,7 +22,7 @@ from fake_study import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cityseg.cell import Confusion, Counts, write_confusion
+from cityseg.cell import Cell, write_confusion
 from cityseg.data import index
 from cityseg.errors import InputError
 from cityseg.labels import CLASS_NAMES, NUM_CLASSES
@@ -106,7 +108,7 @@ def test_a_class_is_averaged_over_the_folds_that_have_it(study):
 def test_low_and_full_best_and_last_are_not_mixed_up(study):
     # road right 1, 2, 3 and 4 times, and once taken for sidewalk, which then scores 0
     low, full, last_low, last_full = (counts({(0, 0): n, (0, 1): 1}) for n in (1, 2, 3, 4))
-    confusion = Confusion(FOLDS[0][:1], Counts(2, low, full), Counts(4, last_low, last_full))
+    confusion = confusion_of(1, low, full, last_low, last_full)
     write_confusion(study.cell(0, 1).confusion, confusion)
     folds = analysis.fold_table(analysis.read_variant(study))
 
@@ -279,13 +281,9 @@ def test_the_objective_decides_which_row_is_best(tmp_path):
         for variant in range(4):  # row v is best by the v-th of the four scores
             add_row(study, variant, {"seed": variant} if variant else {})
             for fold in (1, 2, 3):
-                low, full, last_low, last_full = (
-                    road_and_sidewalk(3 if n == variant else 1, 1) for n in range(4)
-                )
-                finish(study, fold, low, variant)
-                confusion = Confusion(
-                    FOLDS[fold - 1][:1], Counts(2, low, full), Counts(4, last_low, last_full)
-                )
+                scores = [road_and_sidewalk(3 if n == variant else 1, 1) for n in range(4)]
+                finish(study, fold, scores[0], variant)
+                confusion = confusion_of(fold, *scores)
                 write_confusion(study.cell(variant, fold).confusion, confusion)
 
         table = analysis.variant_table(study)
@@ -395,3 +393,31 @@ def test_a_row_has_its_own_configuration_and_says_so(tmp_path):
     assert "Over the base" not in tables.fold_caption(
         analysis.fold_table(analysis.read_variant(study))
     )
+
+
+@pytest.mark.parametrize("read", [analysis.variant_table, lambda s: analysis.read_variant(s).cells])
+def test_counts_of_other_frames_than_the_folds_are_refused(study, read):
+    """Of another fold, or of another study of as many frames."""
+    for fold in (1, 2, 3):
+        finish(study, fold)
+    shutil.copy(study.cell(0, 1).confusion, study.cell(0, 2).confusion)
+    with pytest.raises(
+        InputError,
+        match=r"v000/f2/confusion\.npz is of other frames than its fold in folds\.json: got 2"
+        r" frames, 2 of them of other folds, expected the 2 of that fold; restore it, or remove",
+    ):
+        read(study)
+    finish(study, 2)
+    assert read(study)
+
+
+def test_a_reason_that_goes_while_it_is_read_is_no_error(study, monkeypatch):
+    """A failed cell that is tried again loses it, at any moment."""
+    for fold in (1, 2, 3):
+        add_epochs(study, fold, [0.1])
+    status, told = Cell.status, iter(["failed"])
+    monkeypatch.setattr(Cell, "status", lambda cell: next(told, status(cell)))
+
+    table = analysis.fold_table(analysis.read_variant(study))
+
+    assert table.missing == [f"fold {fold}: epoch 1 of {EPOCHS}" for fold in (1, 2, 3)]

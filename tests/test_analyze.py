@@ -29,7 +29,8 @@ from cityseg.cell import (
     write_epochs,
 )
 from cityseg.data import index
-from study import analysis, analyze, evidence, gallery, plots, summary, tables
+from cityseg.errors import DiskError
+from study import analysis, analyze, counts, evidence, gallery, plots, summary, tables
 from study.analysis import PAPER
 from study.space import Search
 from study.store import Study
@@ -571,6 +572,9 @@ def test_two_rows_are_compared_by_name(several, tmp_path, monkeypatch, capsys):
         (("--compare", "one", "three"), "no study three"),
         (("one", "two", "--variant", 0), "--variant goes with one study"),
         (("one", "three"), "no study three"),
+        (("--compare", "one", "two", "--variant", 0), "--variant goes with one study"),
+        (("one", "two", "--embed-frames"), "--embed-frames goes with one study"),
+        (("one", "other", "--compare", "one", "two"), "--compare: got 2 studies beside it"),
     ],
 )
 def test_a_pairing_that_would_be_false_is_one_line_and_exit_code_2(
@@ -589,6 +593,59 @@ def test_the_rows_of_one_study_are_compared_by_number(rows, monkeypatch, capsys)
 
     assert "fake_1 v002 to fake_1 v001" in " ".join(capsys.readouterr().out.split())
     assert "compare_fake_1-v002_fake_1-v001.csv" in names(rows.analysis)
+
+
+def test_studies_whose_names_hold_dots_are_compared_in_files_of_their_own(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    for px, name in enumerate(("lr0.1", "lr0.2", "lr0.3"), 1):
+        for fold in (1, 2, 3):
+            finish(make_study(results, name=name), fold, wrong_px=px)
+    for other in ("lr0.2", "lr0.3"):
+        words = ("--compare", "lr0.1/v000", other, "--results", results, "--out", tmp_path / "out")
+        assert run(monkeypatch, *words) == 0
+
+    assert names(tmp_path / "out") == {
+        f"compare_lr0.1-v000_{other}-v000.{kind}"
+        for other in ("lr0.2", "lr0.3")
+        for kind in ("csv", "md", "tex", "json")
+    }
+
+
+def test_a_study_that_may_only_be_read_has_all_but_its_panels(study, tmp_path, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise DiskError("cannot write panel_f2.png: Permission denied")
+
+    monkeypatch.setattr(analyze, "write_panels", refuse)
+    assert run(monkeypatch, study.folder, "--out", tmp_path / "out") == 0
+
+    assert "no panels: cannot write panel_f2.png: Permission denied" in capsys.readouterr().out
+    assert {"report.html", "summary.json", "history_f2.png"} <= names(tmp_path / "out")
+    assert not study.analysis.exists()
+
+
+def test_the_row_that_is_shown_is_read_once(tmp_path, monkeypatch):
+    """Once among the others, and once for all that is made of it."""
+    study = make_study(tmp_path / "results")
+    for fold in (1, 2, 3):
+        finish(study, fold)
+    reads: list[Path] = []
+    read = counts.read_packed
+    monkeypatch.setattr(counts, "read_packed", lambda path: (reads.append(path), read(path))[1])
+    assert run(monkeypatch, study.folder) == 0
+
+    assert sorted(reads) == sorted(2 * [study.cell(0, fold).confusion for fold in (1, 2, 3)])
+
+
+def test_numbers_alone_import_nothing_that_draws(study):
+    code = (
+        "import sys; from study import analyze;"
+        f"sys.argv = ['analyze', {str(study.folder)!r}, '--no-figures'];"
+        "assert analyze.main() == 0;"
+        "print(sorted({'matplotlib', 'seaborn'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr == "[]\n"
 
 
 def test_without_optuna_the_analysis_says_so_and_goes_on(tmp_path):

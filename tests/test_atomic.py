@@ -56,3 +56,14 @@ def test_the_content_is_on_disk_before_the_name_changes(
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     atomic.write_text(tmp_path / "note.txt", "new")
     assert calls == [".note.txt.tmp", "replace", tmp_path.name]
+
+
+def test_what_can_be_made_again_is_replaced_whole_but_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(atomic, "sync", lambda path: pytest.fail(f"{path} was synced"))
+    atomic.write_text(tmp_path / "table.csv", "new", durable=False)
+    with pytest.raises(RuntimeError), atomic.replacing(tmp_path / "table.csv", durable=False) as to:
+        to.write_text("ne")
+        raise RuntimeError("disk full")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["new"]

@@ -12,7 +12,7 @@ from scipy import stats
 from tallies import linear, names_of, noisy, row
 
 from cityseg.errors import InputError
-from study.bootstrap import estimate, estimate_scores, resample, widest_unit
+from study.bootstrap import Resampling, estimate, estimate_scores, resample, widest_unit
 from study.tally import Tally, mean_of_folds, pooled_miou
 
 WRONG = [0, 1, 4]
@@ -20,6 +20,10 @@ WRONG = [0, 1, 4]
 
 def one_fold(wrong: list[int]) -> Tally:
     return row([names_of("a" * len(wrong))], [linear(wrong)])
+
+
+def drawn(draws: Resampling, tally: Tally) -> np.ndarray:
+    return draws.drawn(draws.unit_sums(tally))
 
 
 def three_folds(seed: int = 0, cities: str = "abcdefghi") -> Tally:
@@ -34,7 +38,7 @@ def test_replicates_are_the_draws_of_one_less_enumerated():
     there = one_fold(WRONG)
     scores = 1 - np.array(WRONG) / 10
     exact = Counter(round(float(np.mean(pair)), 9) for pair in itertools.product(scores, repeat=2))
-    replicates = mean_of_folds(resample(there.layout, "frames", 20_000).drawn(there))
+    replicates = mean_of_folds(drawn(resample(there.layout, "frames", 20_000), there))
     ours = Counter(np.round(replicates, 9).tolist())
 
     assert ours.keys() == exact.keys()
@@ -103,7 +107,7 @@ def test_cities_of_unlike_size_are_as_fewer_like_ones():
     draws = resample(there.layout, "cities", 5)
 
     assert draws.freedom == pytest.approx(64 / 30 - 1 + 1)
-    np.testing.assert_allclose(draws.class_freedom(there), [64 / 30, 64 / 30])
+    np.testing.assert_allclose(draws.class_freedom(draws.unit_sums(there)), [64 / 30, 64 / 30])
 
 
 def test_a_class_of_one_city_has_one_degree_of_freedom():
@@ -113,19 +117,16 @@ def test_a_class_of_one_city_has_one_degree_of_freedom():
     there = row([names_of("abcd")], [counts])
     draws = resample(there.layout, "cities", 200)
 
-    np.testing.assert_allclose(draws.class_freedom(there), [3, 1])
+    np.testing.assert_allclose(draws.class_freedom(draws.unit_sums(there)), [3, 1])
     rare = estimate_scores(there, draws).class_pooled[1]
     assert (rare.freedom, rare.interval.low, rare.interval.high) == (1, 1, 1)
 
 
 def test_without_one_leaves_out_each_city_once():
     there = three_folds()
-    whole = there.totals
-    for stratum, left in zip(
-        resample(there.layout, "cities", 1).strata,
-        resample(there.layout, "cities", 1).without_one(there),
-        strict=True,
-    ):
+    whole, draws = there.totals, resample(there.layout, "cities", 1)
+    lefts = draws.without_one(draws.unit_sums(there))
+    for stratum, left in zip(draws.strata, lefts, strict=True):
         for unit, sums in enumerate(left):
             gone = stratum.frames[stratum.unit == unit]
             fold = there.layout.fold[gone[0]]
@@ -142,16 +143,16 @@ def test_a_city_is_drawn_as_if_it_were_one_frame():
     twos = row([names[:6], names[6:]], [counts[:6], counts[6:]])
     sums = counts.reshape(6, 2, 4, 4).sum(1)
     ones = row([names[:6:2], names[6::2]], [sums[:3], sums[3:]])
-    by_city = resample(twos.layout, "cities", 50).drawn(twos)
+    by_city = drawn(resample(twos.layout, "cities", 50), twos)
 
-    np.testing.assert_array_equal(by_city, resample(ones.layout, "frames", 50).drawn(ones))
+    np.testing.assert_array_equal(by_city, drawn(resample(ones.layout, "frames", 50), ones))
 
 
 def test_cities_that_stand_in_both_folds_are_drawn_once_for_both():
     names, counts = names_of("abcdabcd"), noisy(np.random.default_rng(0), 4)
     there = row([names[:4], names[4:]], [counts, counts])
     draws = resample(there.layout, "cities", 50)
-    sums = draws.drawn(there)
+    sums = drawn(draws, there)
 
     assert len(draws.strata) == 1
     np.testing.assert_array_equal(sums[:, 0], sums[:, 1])
@@ -165,7 +166,9 @@ def test_left_over_are_the_units_that_were_not_drawn():
     for stratum, weights in zip(draws.strata, once, strict=True):
         drawn_once[:, stratum.folds[0]] = np.tensordot(weights, there.counts[stratum.frames], 1)
 
-    np.testing.assert_array_equal(draws.left_over(there) + drawn_once, [there.totals] * 20)
+    np.testing.assert_array_equal(
+        draws.left_over(draws.unit_sums(there)) + drawn_once, [there.totals] * 20
+    )
     assert all(stratum.weights.sum(1).tolist() == [11] * 20 for stratum in draws.strata)
 
 
@@ -174,7 +177,7 @@ def test_pooled_sums_weigh_folds_of_few_units_right():
     names = names_of("aabbbb")
     there = row([names[:2], names[2:]], [linear([1, 2]), linear([3, 4, 5, 6])])
     draws = resample(there.layout, "frames", 4000)
-    unions = (draws.drawn(there) * draws.scale[:, None, None])[:, :, 1, 0]
+    unions = (drawn(draws, there) * draws.scale[:, None, None])[:, :, 1, 0]
 
     np.testing.assert_allclose(unions[:, 0] * 2, unions[:, 1])
     ours = estimate_scores(there, draws).pooled
@@ -214,7 +217,7 @@ def test_the_folds_numbers_change_nothing(order):
 def test_a_seed_gives_the_same_draws_and_another_others():
     there = three_folds()
     one, same, other = (
-        resample(there.layout, "frames", 10, seed).drawn(there) for seed in (0, 0, 1)
+        drawn(resample(there.layout, "frames", 10, seed), there) for seed in (0, 0, 1)
     )
 
     np.testing.assert_array_equal(one, same)
@@ -266,4 +269,4 @@ def test_cities_are_drawn_where_there_are_enough(folds, unit):
 
 def test_counts_of_other_frames_are_refused():
     with pytest.raises(InputError, match=r"cannot be paired.*got 36 frames in 3 folds"):
-        resample(one_fold(WRONG).layout, "frames", 5).drawn(three_folds())
+        resample(one_fold(WRONG).layout, "frames", 5).unit_sums(three_folds())

@@ -64,8 +64,10 @@ def test_no_table_yet_is_no_epochs(tmp_path: Path):
         b"a,b\n1,2,3\n",
         b"\x89PNG\r\n\x1a\n\x00\xff\xfe",
         b"epoch\n\x00\n",
+        b"epoch,val_loss,train_loss,miou_low,miou_full,lr,train_s,val_s,images_per_s\n"
+        b"1,1,1,1,1,1,1,1,1\n",
     ],
-    ids=["columns", "short row", "word", "long row", "binary", "nul"],
+    ids=["columns", "short row", "word", "long row", "binary", "nul", "other order"],
 )
 def test_a_damaged_table_of_epochs_is_told_in_one_line(tmp_path: Path, content: bytes):
     path = tmp_path / "epochs.csv"

@@ -10,7 +10,7 @@ from tallies import linear, names_of, noisy, row
 
 from cityseg.errors import InputError
 from study.bootstrap import Unit, resample
-from study.comparison import Comparison, compare, correct_selection, paired_folds
+from study.comparison import Comparison, compare, correct_selection
 from study.statistics import holm
 from study.tally import Tally, mean_of_folds, miou
 
@@ -258,11 +258,3 @@ def test_where_nothing_can_be_drawn_nothing_is_corrected():
 
     assert math.isnan(ours.corrected) and math.isnan(ours.interval.low)
     assert ours.naive == mean_of_folds(only.totals)
-
-
-def test_best_and_last_epoch_by_fold():
-    best, last = scored(base_scores() + 0.01), scored(base_scores())
-    ours = paired_folds(best, last)
-
-    assert ours.mean == pytest.approx(0.01, abs=1e-5)
-    assert paired_folds(last, last).p_value == 1

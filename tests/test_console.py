@@ -11,7 +11,14 @@ from rich.console import Console
 
 from cityseg.cell import Epoch
 from cityseg.data import Kind
-from study.console import Watch, duration, epoch_line, epochs_in_short, tally
+from study.console import (
+    Watch,
+    duration,
+    epoch_line,
+    epochs_in_short,
+    in_order_of_their_end,
+    totals_of,
+)
 from study.parameters import in_short, short_names, value_in_short, varied_keys
 from study.progress import Board, CellProgress, RowProgress
 from study.space import Choices, Search
@@ -160,23 +167,45 @@ def test_the_rows_that_ended_before_are_in_order_of_their_files(rows: Study):
     assert watch_of(rows).overview().ended == [0, 1, 4, 2, 3]
 
 
+def test_a_reason_that_goes_while_it_is_looked_at_is_no_error(
+    rows: Study, monkeypatch: pytest.MonkeyPatch
+):
+    """A failed cell that is tried again loses it, at any moment."""
+    board = Board.read(rows)
+    rows.cell(4, 2).failure.unlink()
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # as it was a moment before
+    assert sorted(in_order_of_their_end(board)) == [0, 1, 2, 3, 4]
+
+
+def test_a_failed_row_that_is_tried_again_is_shown(rows: Study):
+    board = Board.read(rows)
+    assert board.rows[4].status == "failed" and board.refresh() == []
+    rows.cell(4, 2).failure.unlink()
+    add_epochs(rows, 2, [0.1, 0.2], variant=4)
+    assert board.refresh() == [(4, 2, 2)]
+    assert board.rows[4].status == "unfinished"
+    assert board.refresh() == []
+
+
 def test_a_row_is_added_up_again_only_when_it_changes(rows: Study):
     watch = watch_of(rows)
-    before = {line.row.variant: line.tally for line in watch.overview().lines}
+    before = {line.row.variant: line.totals for line in watch.overview().lines}
     add_epochs(rows, 1, [0.1, 0.2, 0.3], variant=5)
     watch.board.update(5, 1)
-    after = {line.row.variant: line.tally for line in watch.overview().lines}
+    after = {line.row.variant: line.totals for line in watch.overview().lines}
     assert [v for v in before if before[v] is not after[v]] == [5]
     assert (before[5].left, after[5].left) == (12, 9)
 
 
 def test_a_row_has_a_mean_only_when_it_is_done(rows: Study):
     board = Board.read(rows)
-    best = tally(board.rows[2], "best_low")
+    best = totals_of(board.rows[2], "best_low")
     assert best.score == pytest.approx(0.88)
     assert best.std == pytest.approx(math.sqrt(2 / 3) / 100), "population std"
-    assert tally(board.rows[2], "last_low").score == pytest.approx(0.78)
-    assert all(math.isnan(tally(board.rows[variant], "best_low").score) for variant in (3, 4, 5))
+    assert totals_of(board.rows[2], "last_low").score == pytest.approx(0.78)
+    assert all(
+        math.isnan(totals_of(board.rows[variant], "best_low").score) for variant in (3, 4, 5)
+    )
 
 
 def test_the_end_of_a_row_is_a_plain_line_with_its_mean_or_reason(

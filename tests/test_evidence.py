@@ -14,8 +14,7 @@ from fake_study import (
 )
 from rich.console import Console
 
-from cityseg.cell import Confusion, Counts, read_confusion, write_confusion
-from cityseg.errors import InputError
+from cityseg.cell import Confusion, Counts, write_confusion
 from study import analysis, analyze, evidence, tables, verdicts
 from study.analysis import OBJECTIVES
 from study.evidence import ComparisonTable, IntervalTable
@@ -73,15 +72,6 @@ def test_the_scores_are_those_of_table_1(done):
         assert score.corrected.std == pytest.approx(score.spread.std * np.sqrt(3 / 2))
         one = analysis.class_table(folds, *OBJECTIVES[score.objective])
         assert [c.iou for c in score.classes] == pytest.approx([s.mean for s in one.spreads])
-
-
-def test_differences_of_epochs_and_resolutions_are_by_fold(done):
-    folds, table = analysis.fold_table(analysis.read_variant(done)), intervals(done)
-    best, last = folds.miou("best", "full"), folds.miou("last", "full")
-
-    assert table.epoch_choice.mean == pytest.approx((best - last).mean())
-    assert table.epoch_choice.std == pytest.approx((best - last).std(ddof=1))
-    assert table.resolution.mean == pytest.approx((folds.miou("best", "low") - best).mean())
 
 
 def test_a_row_with_a_fold_to_come_has_no_intervals(tmp_path):
@@ -209,13 +199,3 @@ def test_without_the_base_row_the_best_one_is_still_corrected(tmp_path):
     assert table.selection.best == "v001"
     written = analyze.report_rows(Console(file=io.StringIO()), table.rows, table, study.analysis)
     assert {path.stem for path in written} == {"variants"}
-
-
-def test_counts_of_other_frames_than_the_base_rows_are_refused(rows):
-    cell = rows.cell(2, 1)
-    counts = read_confusion(cell.confusion)
-    renamed = Confusion([f"zz_000000_{i:06d}" for i in range(2)], counts.best, counts.last)
-    write_confusion(cell.confusion, renamed)
-
-    with pytest.raises(InputError, match="the same frames in the same folds"):
-        comparisons(rows)

@@ -1,7 +1,9 @@
 """Figures: they show their record's numbers, and can be read in a paper's column."""
 
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from cityseg.cell import Confusion, Counts, write_confusion
+from cityseg.cell import Confusion, Counts, read_epochs, write_confusion, write_epochs
 from cityseg.labels import CLASS_NAMES, IGNORE, NUM_CLASSES
 from study import analysis, evidence, figures, gallery, illustrations, plots, views
 from study.analysis import Variant
@@ -359,6 +361,26 @@ def test_effort_follows_every_row_as_far_as_all_its_folds_are(tmp_path):
     ends = {line.get_label(): np.asarray(line.get_xydata())[-1].tolist() for line in axes.lines}
     assert ends["pruned"] == pytest.approx([3, 0.2])
     assert ends["finished"] == pytest.approx([12, 0.1])
+
+
+def test_effort_leaves_out_epochs_that_were_not_scored(tmp_path):
+    study = make_study(tmp_path / "results", search=Search(variants=2, objective="last_full"))
+    add_row(study, 1, {"seed": 1})
+    for fold in (1, 2, 3):
+        for number, scored in ((0, (2, 4)), (1, ())):
+            add_epochs(study, fold, [0.2, 0.4, 0.6, 0.8], number)
+            table = study.cell(number, fold).epochs
+            write_epochs(table, [
+                epoch if epoch.epoch in scored else replace(epoch, miou_full=math.nan)
+                for epoch in read_epochs(table)
+            ])  # fmt: skip
+    view = views.effort_view(analysis.variant_table(study))
+
+    (base,) = view.rows
+    assert (list(base.epochs), list(base.score)) == ([6, 12], pytest.approx([0.2, 0.4]))
+    assert view.left_out == 1
+    drawn = illustrations.write_study_figures(analysis.variant_table(study), None, tmp_path)
+    assert drawn[0].caption.endswith(" 1 row has no score on every fold yet.")
 
 
 def test_the_worst_and_the_best_of_all_folds_stand_in_order_and_once(tmp_path):

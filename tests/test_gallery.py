@@ -1,6 +1,7 @@
 """The gallery: which frames it holds, their scores, and whose pictures may be shown."""
 
 import io
+import math
 import shutil
 
 import numpy as np
@@ -130,7 +131,9 @@ def test_only_the_projects_own_frames_are_shown_unasked(
     assert shown.licence == licence
     assert len(shown.frames) == len(FRAMES)
     assert all((frame.pictures is None) == (licence == "withheld") for frame in shown.frames)
-    assert ("licence" in shown.why_no_pictures) == (licence == "withheld")
+    name = "Cityscapes" if kind == "cityscapes" else "data"
+    why = f"The licence of {name} may forbid to pass its frames on"
+    assert shown.why_no_pictures.startswith(why) == (licence == "withheld")
 
 
 def test_a_data_set_that_is_gone_leaves_the_scores_and_says_so(tmp_path):
@@ -219,6 +222,21 @@ def test_pictures_are_as_wide_as_the_budget_allows():
     assert {one.width_px for one in narrow.values()} == {512}
     assert len(wide) == len(narrow) == len(rows)
     assert sum(one.size for one in narrow.values()) < sum(one.size for one in wide.values())
+
+
+def test_widths_that_would_by_far_not_fit_are_not_tried(monkeypatch):
+    rows = [random_row(f"a{i}") for i in range(4)]
+    budget = sum(one.size for one in gallery.thumbnails(rows).values()) // 3
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "FAR", math.inf)
+        expected = gallery.thumbnails(rows, budget)
+    within, tried = gallery._within, list[int]()
+    monkeypatch.setattr(gallery, "_within", lambda *of: (tried.append(of[1]), within(*of))[1])
+
+    assert gallery.thumbnails(rows, budget) == expected
+    assert tried
+    assert gallery.WIDTHS_PX[0] not in tried
+    assert gallery.thumbnails([], 1) == {}
 
 
 def test_what_does_not_fit_at_all_is_left_out_and_said(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Which weights stay on disk when rows end."""
 
+import shutil
 from pathlib import Path
 
 import filelock
@@ -8,6 +9,7 @@ import pytest
 from fake_study import add_epochs, add_row, finish, make_study
 
 from cityseg.labels import NUM_CLASSES
+from study import keep
 from study.keep import tidy
 from study.progress import Board
 from study.space import Search
@@ -45,12 +47,12 @@ def with_weights(study: Study) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("keep", "rows"),
+    ("kept", "rows"),
     [("all", {0, 1, 2, 3}), ("best", {1}), ("none", set()), ("top-1", {1}), ("top-2", {1, 3}),
      ("top-3", {1, 2, 3}), ("top-9", {0, 1, 2, 3})],
 )  # fmt: skip
-def test_finished_rows_keep_as_many_weights_as_asked(tmp_path: Path, keep: str, rows: set[int]):
-    study = make(tmp_path, keep)
+def test_finished_rows_keep_as_many_weights_as_asked(tmp_path: Path, kept: str, rows: set[int]):
+    study = make(tmp_path, kept)
     for _ in range(2):
         tidy(Board.read(study))
         assert with_weights(study) == rows | {5, 6}, "v005 may be tried again, v006 is at work"
@@ -98,3 +100,23 @@ def test_a_row_without_a_score_is_the_last_to_be_kept(tmp_path: Path):
     add_epochs(study, 1, [float("nan")] * 2, 1)
     tidy(Board.read(study))
     assert with_weights(study) == {0, 2, 3, 5, 6}
+
+
+def test_rows_that_hold_nothing_any_more_are_not_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study, bare = make(tmp_path, "best"), set[int]()
+    looked: list[Path] = []
+    drop = keep._drop
+    monkeypatch.setattr(keep, "_drop", lambda cell: (looked.append(cell.folder), drop(cell))[1])
+    with filelock.FileLock(study.cell(4, 2).lock):
+        study.cell(4, 2).best_weights.unlink()
+        shutil.rmtree(study.cell(4, 2).state.parent)
+        tidy(Board.read(study), bare)
+        assert bare == {0, 2, 3}, "whoever holds a cell of v004 may write more"
+        study.cell(4, 2).best_weights.write_bytes(b"written meanwhile")
+    assert len(looked) == 12
+
+    tidy(Board.read(study), bare)
+    assert bare == {0, 2, 3, 4} and with_weights(study) == {1, 5, 6}
+    assert looked[12:] == [study.cell(4, fold).folder for fold in (1, 2, 3)]

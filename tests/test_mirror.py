@@ -4,6 +4,8 @@ The store is a folder (file://) or memory (memory://), both through fsspec as an
 """
 
 import contextlib
+import errno
+import io
 import itertools
 import json
 import os
@@ -14,12 +16,15 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
 import pytest
 import torch
 from fake_study import make_study_of_rows
+from ray.exceptions import WorkerCrashedError
+from rich.console import Console
 from test_keep import make as make_study_with_weights
 from test_keep import with_weights
 from test_study import assert_same_result, study_command
@@ -28,10 +33,11 @@ from tiny import thin_resnet, tiny_config
 import study.run
 from cityseg.cell import Cell, read_epochs
 from cityseg.data import Frame
-from cityseg.errors import InputError
+from cityseg.errors import DiskError, InputError, TransientError
 from cityseg.plan import Plan
 from cityseg.train import train_cell
-from study import fetch, home, objects, owner, status, trial
+from study import fetch, home, objects, owner, report, status, trial
+from study.analysis import variant_table
 from study.begin import begin
 from study.home import CELL_FILES, RemoteHome, open_home
 from study.keep import tidy
@@ -39,6 +45,8 @@ from study.lookup import find
 from study.mirror import Mirror, TakenOverError
 from study.objects import Objects, StoreError, url_of
 from study.progress import Board
+from study.resources import Allotment
+from study.space import Search
 from study.store import Study
 
 PATTERNS = ("state", "best", "sub/*.txt", "confusion.npz")
@@ -906,6 +914,106 @@ def test_a_store_that_is_gone_is_one_line_also_within_tune():
             raise TuneError("Traceback ...") from None  # as Tune does
     with pytest.raises(TuneError), unwrapped_errors():
         raise TuneError("a mistake of ours")
+
+
+def test_a_fetch_that_fails_is_not_in_the_way_of_the_next(
+    url: str, rows: Study, tmp_path: Path, machine: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    machine("driver's")
+    upload(rows, url)
+    fetch_one, left = Objects.fetch, iter(range(9))
+
+    def cut_off(self: Objects, name: str, path: Path) -> None:
+        if next(left, None) is None:
+            raise StoreError("cannot use the store")
+        fetch_one(self, name, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "fetch", cut_off)
+        code, _, err = run(fetch.main, monkeypatch, capsys, url, tmp_path / "copy")
+    assert code == 2 and err == "error: cannot use the store\n"
+    code, _, err = run(fetch.main, monkeypatch, capsys, f"{url}s", tmp_path / "copy")
+    assert code == 2 and err.startswith("error: no study")
+    assert run(fetch.main, monkeypatch, capsys, url, tmp_path / "copy")[0] == 0
+    copy = Study(tmp_path / "copy")
+    assert Board.read(copy).rows == Board.read(rows).rows
+    assert not [path for path in copy.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_commands_that_are_told_can_be_typed(
+    url: str, tmp_path: Path, machine: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+):
+    rows = make_study_of_rows(tmp_path / "my results")
+    for variant in (3, 4, 5):
+        shutil.rmtree(rows.folder / f"v00{variant}")
+    record = rows.read()
+    rows.write(record.model_copy(update={"search": Search(variants=3)}))
+    capsys.readouterr()
+    assert study.run.conclude(home.Home(rows), Console(soft_wrap=True)) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"figures, tables: python -m study.analyze '{rows.folder}'"
+    machine("driver's")
+    upload(rows, url)
+    machine("mine")
+    table = variant_table(find(url, tmp_path))
+    assert report._commands(table.variant, table, embedded=False)[report.ANALYZE] == (
+        f"python -m study.analyze {url} --variant 0"
+    ), "not the folder that mirrors it here"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (WorkerCrashedError(), "The worker died unexpectedly while executing this task."),
+        (ConnectionError("Ray client disconnected\nlong"), "Ray client disconnected; the same"),
+    ],
+)
+def test_a_driver_on_the_cluster_that_is_lost_is_told_in_one_line(
+    rows: Study, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+):
+    from study import tuning
+
+    def lose(*_: object, **__: object) -> None:
+        raise error
+
+    board, allotment = Board.read(rows), Allotment(1, 1, 0, 10**9)
+    monkeypatch.setattr(tuning, "_drive_there", SimpleNamespace(remote=lambda *_: "task"))
+    monkeypatch.setattr(tuning.ray, "wait", lose)
+    cluster = tuning.Cluster(allotment, own=False, remote=True, dashboard="")
+    console = Console(file=io.StringIO())
+    with pytest.raises(TransientError) as lost:
+        tuning.run(home.Home(rows), board, cluster, console, None)
+    assert str(lost.value).startswith(f"the study's driver on the cluster was lost: {said}")
+    assert str(lost.value).endswith("; the same command goes on")
+
+
+def test_a_driver_on_the_cluster_whose_user_is_gone_is_told_in_one_line(rows: Study):
+    from study import tuning
+
+    refused = pytest.raises(InputError, match="study fake_1 is being run by another process; wait")
+    with tuning._alone(rows, 1), refused, tuning._alone(rows, 0):
+        pass
+    with tuning._alone(rows, 0):
+        pass
+
+
+def test_a_frame_that_cannot_be_read_is_not_told_as_a_fault_of_tensorboards(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    local = Study(tmp_path / "s")
+    begin(local, plan)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "frame.png")
+
+    monkeypatch.setattr(trial, "train_cell", refuse)
+    with pytest.raises(PermissionError, match=r"frame\.png"):
+        trial.run_cell({"study": str(local.folder), "variant": 0, "fold": 1, "cpus": 1})
+    monkeypatch.setattr("study.monitor.EventsWriter", refuse)
+    monkeypatch.setattr(trial, "PAUSE_S", 0)
+    with pytest.raises(DiskError, match=r"cannot write .*v000/f1/tensorboard: Permission denied"):
+        trial.run_cell({"study": str(local.folder), "variant": 0, "fold": 1, "cpus": 1})
 
 
 # --- all of it -----------------------------------------------------------------------------------

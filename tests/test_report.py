@@ -11,13 +11,21 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import FOLDS, FRAMES, add_epochs, finish, make_study, make_study_of_rows
+from fake_study import (
+    FOLDS,
+    FRAMES,
+    add_epochs,
+    add_row,
+    finish,
+    make_study,
+    make_study_of_rows,
+)
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from servers import require
 
 from cityseg.data import Kind
-from study import analysis, evidence, gallery, illustrations, report, tables
+from study import analysis, evidence, gallery, illustrations, report, tables, verdicts
 from study.gallery import GalleryFrame, Pictures
 from study.illustrations import Illustration
 from study.report import ReportContents, ReportTable
@@ -126,6 +134,36 @@ def test_the_verdict_comes_first_then_tables_figures_frames_and_the_origin(tmp_p
     record = study.read()
     for fact in (record.data.fingerprint, record.folds_hash, record.command, str(record.data.root)):
         assert fact in text
+
+
+def test_an_interval_is_told_once_where_the_base_row_is_missing(tmp_path):
+    """Two finished rows have a selection, but nothing to be compared with."""
+    study = make_study(tmp_path / "results", search=Search(variants=3))
+    for variant in (1, 2):
+        add_row(study, variant, {"train.lr": 1e-3 * variant})
+        for fold in (1, 2, 3):
+            finish(study, fold, variant=variant, wrong_px=variant + fold)
+
+    words = " ".join(contents_of(study).verdict)
+
+    interval = evidence.interval_table(analysis.read_variant(study, 1))
+    assert interval is not None
+    low = tables.decimals(interval.scores[1].corrected.interval.low)
+    assert words.count(f"{low} to ") == 1
+
+
+def test_the_page_warns_in_the_words_of_the_tables(tmp_path):
+    contents = plain_contents(tmp_path)
+    study = Study(tmp_path / "results" / "fake_1")
+    table = evidence.interval_table(analysis.read_variant(study))
+    assert table is not None
+
+    warned = [*verdicts.few_cities(table), *verdicts.missed(table)]
+    assert len(warned) == 2
+    assert all(words in contents.warnings for words in warned)
+    assert all(words in verdicts.interval_caption(table) for words in warned)
+    (words,) = verdicts.few_cities(replace(table, cities=1))
+    assert words.startswith("The frames are of 1 city, too few")
 
 
 def test_statistics_stay_below_and_only_numbers_are_set_to_the_right():

@@ -12,7 +12,6 @@ from cityseg.folds import FoldsFile, write_folds
 from study import analysis, sheets
 from study.bootstrap import resample, widest_unit
 from study.comparison import compare
-from study.counts import read_counts
 from study.several import (
     Contender,
     best_contender,
@@ -56,8 +55,7 @@ def three(results) -> list[Study]:
 
 
 def tally_of(contender: Contender) -> Tally:
-    cells = [contender.variant.cell(fold) for fold in (1, 2, 3)]
-    counts = read_counts(cells, ["best_full"])
+    counts = analysis.variant_counts(contender.variant, ["best_full"])
     assert counts is not None
     return counts.tallies["best_full"]
 

@@ -185,6 +185,12 @@ def test_a_malformed_grid_word_is_refused(word: str):
         grid_of((word,))
 
 
+def test_a_key_that_is_given_twice_is_refused():
+    """The first values would be forgotten without a word."""
+    with pytest.raises(InputError, match=r"^--grid: got train.lr twice, expected all its values"):
+        grid_of(("train.lr=[1e-4]", "model.dropout=[0]", "train.lr=[3e-4]"))
+
+
 def test_grid_words_are_all_combinations_in_order():
     grid = grid_of(("train.lr=[1e-3, 2e-3]", "model.dropout=[0, 0.1]"))
     search = read_search({"grid": grid}, BASE)

@@ -233,6 +233,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.rglob("study.yaml"))
 
 
+def test_weights_that_are_missing_are_found_before_anything_is_decoded(
+    here: Here, tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("study.run.begin", lambda *_, **__: pytest.fail("begun"))
+    space = f'search.space={{"model.weights": ["none", "{tmp_path}/no.pth"]}}'
+    for words in ([f"model.weights={tmp_path}/no.pth"], [space, "search.variants=3"]):
+        refused = here([*study_command(tiny_city, tmp_path / "results"), *words])
+        assert refused.returncode == 2
+        assert refused.stderr == f"error: model.weights: no file {tmp_path}/no.pth\n"
+        assert not (tmp_path / "results").exists()
+
+
 def test_a_study_without_an_epoch_is_begun_anew(
     tiny_city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tallies import names_of
 
-from cityseg.cell import Confusion, Counts, read_confusion, write_confusion
+from cityseg.cell import Confusion, Counts, read_confusion, read_packed, write_confusion
 from cityseg.errors import InputError
+from study.counts import OBJECTIVES, fold_confusion, fold_hits_and_unions
 from study.tally import hits_and_unions, tally
 
 FRAMES = ["aachen_000000_000019", "köln_000001_000019"]
@@ -103,6 +104,10 @@ def test_what_no_evaluation_yields_is_not_written(tmp_path):
         {"zeros": np.array([0, 0])},
         {"bytes": np.zeros((1, 3), np.uint8)},
         {"bytes": np.array([[0.5]])},
+        {"bytes": np.zeros((9, 1), np.uint8)},
+        {"zeros": np.array([-1])},
+        {"zeros": np.array([5.0])},
+        {"zeros": np.array([2**64 - 6], np.uint64)},
         {"epochs": np.array([1])},
         {"names": np.array([])},
     ],
@@ -111,6 +116,10 @@ def test_what_no_evaluation_yields_is_not_written(tmp_path):
         "one too many",
         "too many bytes",
         "no bytes",
+        "more than 8 bytes a count",
+        "before the tables",
+        "no whole number",
+        "around and before the tables",
         "one epoch",
         "no names",
     ],
@@ -160,3 +169,27 @@ def test_rows_of_the_same_frames_share_one_layout():
 
     assert tally(folds).layout is tally(folds).layout
     assert not tally(folds).layout.agrees(other)
+
+
+SMALL_TABLES = hnp.arrays(
+    np.int64,
+    st.tuples(st.just(4), st.integers(0, 2), st.just(19), st.just(19)),
+    elements=st.one_of(st.just(0), st.integers(0, 300), st.integers(0, 2**32)),
+    fill=st.just(0),
+)
+
+
+@given(SMALL_TABLES)
+def test_counts_that_are_never_made_whole_sum_up_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, tables
+):
+    path = tmp_path_factory.mktemp("counts") / "confusion.npz"
+    write_confusion(path, confusion_of(tables))
+    packed = read_packed(path)
+
+    for table, which in zip(tables, OBJECTIVES.values(), strict=True):
+        np.testing.assert_array_equal(packed.of_frames(*which), table)
+        np.testing.assert_array_equal(fold_confusion(packed, *which), table.sum(0))
+        there = fold_hits_and_unions(packed, *which)
+        np.testing.assert_array_equal(there, hits_and_unions(table))
+        assert there.dtype == np.int64
