@@ -1,6 +1,7 @@
 """Tables of evidence for people: intervals of a row, and its comparison with the others."""
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import pandas as pd
@@ -17,6 +18,8 @@ from study.store import variant_name
 from study.tables import FOLD_HEADINGS, NO_VALUE, OBJECTIVE_WORDS, decimals, marked, signed
 
 UNIT_WORDS: Final[dict[Unit, str]] = {"cities": "whole cities", "frames": "single frames"}
+OTHERS_NAMED: Final = 3
+"""Rows beside the best one that a verdict names."""
 
 
 def headline(
@@ -45,7 +48,8 @@ def _finding(
     variant = folds.variant
     if compared and compared.comparisons:
         caution = of_tests(variant.folds) if _shows(compared) else []
-        return " ".join([f"{compared.comparisons[0].verdict}.", *caution])
+        best, *others = compared.comparisons
+        return " ".join([f"{best.verdict}.", *others_shown(others), *caution])
     if intervals is None:
         done = f"{folds.finished} of {len(folds.cells)} folds"
         return f"Nothing can be claimed of {variant.title} yet: {done} are done."
@@ -56,6 +60,16 @@ def _finding(
         f" other trainings on such folds would give {' to '.join(ends)} (95 % interval,"
         f" {variant.folds} folds)."
     )
+
+
+def others_shown(others: Sequence[Comparison]) -> list[str]:
+    """Which rows beside the best one are shown to be better than the base row, in words."""
+    shown = [one for one in others if one.is_shown and one.difference > 0]
+    if not shown:
+        return []
+    named = [f"{one.row} (by {100 * one.difference:.1f} points)" for one in shown[:OTHERS_NAMED]]
+    more = [f"{len(shown) - OTHERS_NAMED} more"] if len(shown) > OTHERS_NAMED else []
+    return [f"Also shown to be better than {shown[0].base}: {', '.join([*named, *more])}."]
 
 
 def _shows(table: ComparisonTable) -> bool:

@@ -13,6 +13,7 @@ from study.bootstrap import Unit, resample
 from study.comparison import Comparison, compare, correct_selection
 from study.statistics import holm
 from study.tally import Tally, mean_of_folds, miou
+from study.verdicts import others_shown
 
 CITIES = [city for city in "abcdefghi" for _ in range(10)]
 NAMES = names_of(CITIES)
@@ -155,6 +156,20 @@ def test_verdicts_in_words():
     unclear = replace(worse, adjusted=0.3, unit_adjusted=0.2)
     assert unclear.verdict.startswith("No difference of v001 to v000 is shown: -1.3 points")
     assert "networks" not in unclear.verdict
+
+
+def test_other_rows_that_are_shown_to_be_better_are_named_three_at_most():
+    (ours,) = compared(base_scores(), base_scores(1))
+    gain = replace(ours.by_unit, value=0.0391)
+    better = [replace(ours, row=f"v00{i}", by_unit=gain, adjusted=0.01) for i in range(1, 6)]
+    unclear = replace(better[0], adjusted=0.06)
+    worse = replace(better[0], by_unit=replace(gain, value=-0.1))
+
+    assert others_shown([]) == others_shown([unclear, worse]) == []
+    (said,) = others_shown([unclear, better[1], worse])
+    assert said == "Also shown to be better than v000: v002 (by 3.9 points)."
+    (said,) = others_shown(better)
+    assert "v003 (by 3.9 points), 2 more." in said
 
 
 def test_a_verdict_tells_what_holds_for_these_networks_alone():
