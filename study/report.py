@@ -305,7 +305,7 @@ def _settings(rows: VariantTable, row: Variant) -> list[ReportTable]:
     differing = [
         ReportTable(
             "What differs from the defaults",
-            "The defaults are the paper's recipe. Settings under resources change no more than last digits.",
+            "The defaults are the paper's recipe; resources move last digits at most.",
             changed,
         ),
         ReportTable("The whole configuration", "", whole, is_folded=True),
