@@ -113,7 +113,7 @@ def time_steps(
     """Ours as it is configured first, then the other ways to compute it."""
     ways: list[tuple[str, bool]] = [(chosen, False)]
     if options.variants:
-        ways += [(name, last) for last in (False, True) for name in computed()]
+        ways += [(name, last) for last in (False, True) for name in rates]
     ways = list(dict.fromkeys(ways))
     starts = {last: our_steps(last, options) for last in {last for _, last in ways}}
     calls = {f"{way}": starts[way[1]](way[0]) for way in ways}
