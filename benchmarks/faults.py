@@ -343,4 +343,4 @@ def small_disk(folder: Path, megabytes: int = DISK_MEGABYTES) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run([shutil.which("umount") or "umount", "--lazy", str(folder)], check=True)
