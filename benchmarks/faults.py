@@ -220,15 +220,21 @@ def _resized(disk: Path, size: str) -> bool:
 
 
 def _second_driver(scene: Scene) -> bool:
-    second = subprocess.run(
-        scene.words, capture_output=True, text=True, check=False, timeout=SECOND_DRIVER_S
-    )
-    said = second.stderr.strip()
-    if second.returncode != 2 or "is being run by another process" not in said:
-        if scene.driver.poll() is not None:  # it had ended, and the second one took over
-            return False
+    """It must be refused; where the first has ended meanwhile, it takes over, and is ended."""
+    with subprocess.Popen(
+        scene.words, env={**os.environ, MARK: scene.mark}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as second:  # fmt: skip
+        try:
+            _, said = second.communicate(timeout=SECOND_DRIVER_S)
+        except subprocess.TimeoutExpired:
+            second.kill()
+            _, said = second.communicate()
+    if second.returncode == 2 and "is being run by another process" in said:
+        return True
+    if scene.driver.poll() is None:
         scene.problems.append(f"a second driver: exit code {second.returncode}, {said[-200:]}")
-    return True
+    return False
 
 
 def _cache_cut(scene: Scene) -> bool:
