@@ -223,6 +223,7 @@ def train_loader(
         pin_memory=pin,
         persistent_workers=workers > 0,
         timeout=config.resources.worker_timeout_s if workers else 0,
+        generator=_of_its_own(),
     )
 
     def names(step: int) -> list[str]:
@@ -248,6 +249,7 @@ def val_loader(
         pin_memory=pin,
         persistent_workers=workers > 0,
         timeout=config.resources.worker_timeout_s if workers else 0,
+        generator=_of_its_own(),
     )
 
     def names(step: int) -> list[str]:
@@ -255,6 +257,15 @@ def val_loader(
         return [frame.name for frame in frames[start : start + batch_size]]
 
     return Loader(loader, names)
+
+
+def _of_its_own() -> torch.Generator:
+    """What a loader draws its workers' seeds from, which nothing here uses.
+
+    By default that is torch's own generator, once for every start of its workers: dropout would be
+    drawn otherwise by a training that was continued than by one that was not.
+    """
+    return torch.Generator()
 
 
 def _the_batch(made: list[TrainBatch]) -> TrainBatch:

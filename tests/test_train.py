@@ -236,6 +236,22 @@ def test_cut_off_between_epochs(start: Start, unbroken: Cell, tmp_path: Path, fi
     assert_same_result(Cell(tmp_path), unbroken)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_processes_that_load_data_change_no_bit(
+    start: Start, unbroken: Cell, tmp_path: Path, cut: bool
+):
+    """Their start draws a number, which must not be one of dropout's: it is once a process."""
+    resources = CONFIG.resources.model_copy(update={"workers": 1})
+    config = CONFIG.model_copy(update={"resources": resources})
+    training = start(tmp_path, config)
+    next(training)
+    if cut:
+        training.close()
+        training = start(tmp_path, config)
+    assert [epoch.epoch for epoch in training] == [2]
+    assert_same_result(Cell(tmp_path), unbroken)
+
+
 BEYOND: list[dict[str, Any]] = [
     {
         "train": {
