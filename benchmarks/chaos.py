@@ -103,21 +103,17 @@ def main(
     if unknown := [name for name in faults if name not in known]:
         print(f"error: --faults: got {unknown[0]}, known are {', '.join(known)}", file=sys.stderr)
         return 2
+    wanted = {known[name] for name in faults} or set(known.values())
     draw, count, studies = random.Random(seed), Count(), 0
     with tempfile.TemporaryDirectory(prefix="cityseg-chaos-") as name, contextlib.ExitStack() as on:
         place = Place(Path(name), rows, folds, epochs, prune)
-        minicity.build(place.data, load(Path("smoke.yaml")).city)
-        calm = Study(place.here / "calm" / "study")
-        started = time.perf_counter()
-        subprocess.run(place.words(calm), check=True, stdout=subprocess.DEVNULL)
-        print(f"undisturbed: {time.perf_counter() - started:.0f} s", flush=True)
+        calm = undisturbed(place)
         disk: Path | None = None
         try:
             disk = on.enter_context(small_disk(place.here / "disk"))
         except PermissionError as error:
             print(f"no full disks: {error}", flush=True)
         bag = Bag(draw, disk is not None)
-        wanted = {known[name] for name in faults} or set(known.values())
         bag.kinds = [kind for kind in bag.kinds if kind.name in wanted]
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
@@ -131,6 +127,16 @@ def main(
     sound = not count.problems and not count.epochs_lost
     print(f"{'equal to the bit' if sound else 'NOT SOUND'}: {studies} studies, {count}")
     return 0 if sound else 1
+
+
+def undisturbed(place: "Place") -> Study:
+    """The study that nothing strikes, run to its end."""
+    minicity.build(place.data, load(Path("smoke.yaml")).city)
+    calm = Study(place.here / "calm" / "study")
+    started = time.perf_counter()
+    subprocess.run(place.words(calm), check=True, stdout=subprocess.DEVNULL)
+    print(f"undisturbed: {time.perf_counter() - started:.0f} s", flush=True)
+    return calm
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from cityseg.config import Config
 from study import tuning
 from study.advisor import Advisor
 from study.console import Watch
+from study.keep import tidy
 from study.progress import Board, RowProgress
 from study.resources import Allotment
 from study.schedule import Schedule
@@ -82,12 +83,13 @@ def timed(times: list[float], call: Function[..., Any]) -> Function[..., Any]:
 
 
 def write_cell(folder: Path, lr: float, fold: int) -> float:
-    """The files of a finished cell, and its score."""
+    """The files of a finished cell, of which the weights hold nothing, and its score."""
     score = float(np.exp(-((np.log10(lr) + 3.5) ** 2))) / 2 + fold / 100
     cell = Cell(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_epochs(cell.epochs, [Epoch(1, 1.0, 1.0, score, score, lr, 1.0, 1.0, 1.0)])
     counts = Counts(1, *(np.ones((8, 19, 19), np.int64) for _ in range(2)))
+    cell.best_weights.write_bytes(b"")
     write_confusion(cell.confusion, Confusion([f"frame{i}" for i in range(8)], counts, counts))
     return score
 
@@ -112,7 +114,7 @@ def ours(variants: int, folder: Path, slots: int) -> Log:
     """A study of this project."""
     study = Study(folder / "ours")
     config = Config()
-    search = read_search({"variants": variants, "space": SPACE, "keep_weights": "all"}, config)
+    search = read_search({"variants": variants, "space": SPACE}, config)
     data = DataRecord(root=folder, kind="other", frames=8, cities={}, fingerprint="0")
     study.write(
         StudyRecord(
@@ -127,9 +129,11 @@ def ours(variants: int, folder: Path, slots: int) -> Log:
     advisor.mirror = timed(log.tell_s, advisor.mirror)
     with (folder / "ours.txt").open("w") as file:
         watch = Watch(board, Console(file=file), slots)
+        bare: set[int] = set()
 
         def closed(row: RowProgress) -> None:
             watch.ended(row.variant)
+            tidy(board, bare)
 
         schedule = Schedule(board, advisor, closed)
         search_alg = FoldSearch(schedule, None)  # a cell ahead, as Repeater: actors can be reused

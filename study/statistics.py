@@ -156,7 +156,7 @@ def _noncentrality(freedom: float, power: float, alpha: float) -> float:
         return float((above + below).mean()) - power
 
     # typed for `full_output`, too, which would return a pair
-    return brentq(lacks, 0, bars[-1] + 10)  # pyright: ignore[reportReturnType]
+    return brentq(lacks, 0, bars[-1] + 10)  # pyright: ignore[reportReturnType] # see above
 
 
 def holm(p_values: Sequence[float]) -> Float64[np.ndarray, " m"]:

@@ -249,7 +249,7 @@ def test_the_difference_names_key_old_and_new():
 
 def test_a_configuration_cannot_be_changed_after_it_was_read():
     with pytest.raises(ValueError, match="frozen"):
-        Config().train.lr = math.pi  # pyright: ignore[reportAttributeAccessIssue]
+        Config().train.lr = math.pi  # pyright: ignore[reportAttributeAccessIssue] # on purpose
 
 
 def test_the_seed_of_the_split_is_the_seed_unless_it_has_its_own():

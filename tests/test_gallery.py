@@ -82,7 +82,7 @@ def test_scores_of_frames_are_scikit_learns_of_their_pixels(tmp_path):
             label,
             prediction,
             labels=there,
-            average=None,  # pyright: ignore[reportArgumentType]
+            average=None,  # pyright: ignore[reportArgumentType] # its stub knows only names
         )
         np.testing.assert_allclose(frame.iou, iou)
         assert frame.miou == pytest.approx(np.nanmean(iou))

@@ -396,4 +396,4 @@ def test_building_leaves_the_programs_random_state_alone():
 
 def test_loading_an_encoder_leaves_the_decoders_first_weights_as_they_were(resnet18_file: Path):
     ours, plain = from_file(resnet18_file), narrow()
-    assert torch.equal(ours.head[1].weight, plain.head[1].weight)  # pyright: ignore
+    assert torch.equal(ours.head[1].weight, plain.head[1].weight)  # pyright: ignore # a Sequential's

@@ -45,11 +45,11 @@ def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return scalars
 
 
-def events(data: bytes) -> Iterator[event_pb2.Event]:  # pyright: ignore[reportAttributeAccessIssue]
+def events(data: bytes) -> Iterator[event_pb2.Event]:  # pyright: ignore[reportAttributeAccessIssue] # generated code
     """Records of a TFRecord file: length (8 bytes), its checksum (4), data, its checksum (4)."""
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        yield event_pb2.Event.FromString(data[12 : 12 + length])  # pyright: ignore[reportAttributeAccessIssue]
+        yield event_pb2.Event.FromString(data[12 : 12 + length])  # pyright: ignore[reportAttributeAccessIssue] # generated code
         data = data[16 + length :]
 
 
@@ -126,7 +126,7 @@ def test_the_time_axis_leaves_out_the_pause(tmp_path: Path):
 
 
 def test_gauges_are_set_again_before_ray_forgets_them():
-    assert ray._config.metrics_report_interval_ms() > 2 * REFRESH_S * 1000  # pyright: ignore[reportAttributeAccessIssue]
+    assert ray._config.metrics_report_interval_ms() > 2 * REFRESH_S * 1000  # pyright: ignore[reportAttributeAccessIssue] # its stub lacks it
 
 
 CELL_AT_WORK: Final = """
