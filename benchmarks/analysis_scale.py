@@ -27,19 +27,13 @@ from benchmarks.measure import RESULTS, append, environment
 from cityseg import parallel
 from cityseg.cell import Confusion, Counts, Epoch, write_confusion, write_epochs
 from cityseg.config import Config
+from cityseg.data import CITYSCAPES_TRAIN
 from cityseg.folds import FoldsFile, write_folds
 from study.space import Search, read_search
 from study.store import DataRecord, Row, Study, StudyRecord
 
 FOLDS: Final = 3
 EPOCHS: Final = 65
-CITIES: Final = {
-    "aachen": 174, "bochum": 96, "bremen": 316, "cologne": 154, "darmstadt": 85,
-    "dusseldorf": 221, "erfurt": 109, "hamburg": 248, "hanover": 196, "jena": 119, "krefeld": 99,
-    "monchengladbach": 94, "strasbourg": 365, "stuttgart": 196, "tubingen": 144, "ulm": 95,
-    "weimar": 142, "zurich": 122,
-}  # fmt: skip
-"""Frames of each city in Cityscapes' train split."""
 SHARES: Final = np.array([
     .36, .06, .22, .006, .009, .012, .002, .006, .16, .011, .04, .012, .0013, .07, .0026, .0023,
     .0023, .001, .004,
@@ -72,7 +66,9 @@ class Scale:
 
 def frame_names() -> list[str]:
     """All frames, in the order of the cities."""
-    return [f"{city}_000000_{i:06d}" for city, count in CITIES.items() for i in range(count)]
+    return [
+        f"{city}_000000_{i:06d}" for city, count in CITYSCAPES_TRAIN.items() for i in range(count)
+    ]
 
 
 def frame_counts(
@@ -119,7 +115,7 @@ def write_table(folder: Path, rows: int) -> Study:
         StudyRecord(
             name=folder.name, created="2025-01-01T00:00:00+00:00", command="made up",
             data=DataRecord(root=folder / "no_frames", kind="other", frames=len(names),
-                            cities=CITIES, fingerprint="made up"),
+                            cities=CITYSCAPES_TRAIN, fingerprint="made up"),
             folds_hash=folds.content_hash(), config=config, search=search, versions={}, hardware={},
         )
     )  # fmt: skip

@@ -1,17 +1,21 @@
-"""Memory: what one training takes, reckoned, and what would fit where it ran out."""
+"""Memory: what one training takes, reckoned, and what would fit where it ran out.
+
+torch is imported by what needs it: a study's driver is told of bad input before that has loaded.
+"""
 
 import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psutil
-import torch
 
 from cityseg.config import Config, Model
 from cityseg.errors import TrainingError
-from cityseg.model import count_parameters, network
+
+if TYPE_CHECKING:
+    import torch
 
 TRAINING_BYTES: Final = 16
 """A parameter in float32 training: value, gradient and Adam's two moments."""
@@ -49,12 +53,20 @@ def _architecture(settings: Model) -> Model:
 
 @functools.cache
 def _parameters(settings: Model) -> int:
+    import torch
+
+    from cityseg.model import count_parameters, network
+
     with torch.device("meta"):
         return count_parameters(network(settings))
 
 
 @functools.cache
 def _kept_bytes(settings: Model) -> int:
+    import torch
+
+    from cityseg.model import network
+
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -130,7 +142,7 @@ def ran_out(config: Config, there_bytes: int, where: str, gpu_precision: str | N
 
 
 @contextlib.contextmanager
-def explained(config: Config, device: torch.device) -> Iterator[None]:
+def explained(config: Config, device: "torch.device") -> Iterator[None]:
     """Tell what would fit, if memory runs out within a training.
 
     Raises:
@@ -148,7 +160,7 @@ def explained(config: Config, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained_scoring(device: torch.device) -> Iterator[None]:
+def explained_scoring(device: "torch.device") -> Iterator[None]:
     """Tell what takes less, if memory runs out where a trained network is used.
 
     Raises:
@@ -162,6 +174,8 @@ def explained_scoring(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def _told(line: Callable[[bool], str]) -> Iterator[None]:
     """Memory that runs out within, a GPU's or the host's, is told by `line` of which it is."""
+    import torch
+
     try:
         yield
     except torch.OutOfMemoryError:
@@ -172,8 +186,10 @@ def _told(line: Callable[[bool], str]) -> Iterator[None]:
         raise TrainingError(line(False)) from None
 
 
-def _device_bytes(config: Config, device: torch.device) -> int:
+def _device_bytes(config: Config, device: "torch.device") -> int:
     """Of a GPU, what this process holds and what is free; no more than its share."""
+    import torch
+
     if device.type != "cuda" or not torch.cuda.is_available():
         return 0
     free, total = torch.cuda.mem_get_info(device)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-import torch
 
 from cityseg.config import difference
 from cityseg.data import fingerprint
@@ -252,6 +251,8 @@ def _search_changes(old: Search, new: Search) -> list[str]:
 def describe(study: Study, plan: Plan, folds: FoldsFile, search: Search) -> StudyRecord:
     """The record of a study that is begun now."""
     packages = ("cityseg-study", "torch", "torchvision", "ray", "optuna", "albumentations", "numpy")
+    import torch  # as in study.resources
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cities = Counter(frame.city for frame in plan.frames)
     return StudyRecord(

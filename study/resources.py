@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-import torch
 
 from cityseg.config import Config, Resources
 from cityseg.errors import InputError
@@ -39,6 +38,8 @@ class Machine:
     @staticmethod
     def here() -> "Machine":
         """This machine."""
+        import torch  # slow to load, and refusals need none of it
+
         cores = len(psutil.Process().cpu_affinity() or [0])
         return Machine(cores, host_bytes(), torch.cuda.device_count())
 

@@ -18,7 +18,6 @@ from cityseg.cache import frame_reader
 from cityseg.config import Config, shown
 from cityseg.data import index, resolved
 from cityseg.errors import INTERRUPTED, InputError, user_command
-from cityseg.model import encoder_weights
 from cityseg.plan import Plan, resolve
 from study.analysis import fold_table, read_variant, variant_table
 from study.begin import begin, only_driver
@@ -188,6 +187,8 @@ def fetch_encoders(search: Search, config: Config) -> None:
     Raises:
         InputError: they are not to be had.
     """
+    from cityseg.model import encoder_weights  # with torch: slow to load
+
     for model in dict.fromkeys(row.model for row in extremes(search, config)):
         encoder_weights(model)
 

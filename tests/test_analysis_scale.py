@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import analysis_scale
+from cityseg.data import CITYSCAPES_TRAIN
 from cityseg.metrics import mean_iou
 from study.analysis import variant_table
 
@@ -13,14 +14,14 @@ from study.analysis import variant_table
 @pytest.fixture
 def _few_frames(monkeypatch):
     """Two frames a city, written by this process, where the change is known."""
-    monkeypatch.setattr(analysis_scale, "CITIES", dict.fromkeys(analysis_scale.CITIES, 2))
+    monkeypatch.setattr(analysis_scale, "CITYSCAPES_TRAIN", dict.fromkeys(CITYSCAPES_TRAIN, 2))
     monkeypatch.setattr(analysis_scale.parallel, "each", lambda work, items, *_: map(work, items))
 
 
 def test_the_frames_are_those_of_cityscapes():
     names = analysis_scale.frame_names()
 
-    assert (len(names), len(set(names)), len(analysis_scale.CITIES)) == (2975, 2975, 18)
+    assert (len(names), len(set(names)), len(CITYSCAPES_TRAIN)) == (2975, 2975, 18)
 
 
 @pytest.mark.parametrize("pixels", [analysis_scale.LOW_PX, analysis_scale.FULL_PX])

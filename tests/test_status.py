@@ -149,7 +149,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(rows: Study, run, words: tuple[st
     assert err.startswith("error: ")
 
 
-def test_neither_ray_nor_optuna_nor_torch_is_imported():
-    code = "import sys, study.status; print({'ray', 'torch', 'optuna'} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["study.status", "study.run"])
+def test_neither_ray_nor_optuna_nor_torch_is_imported(module: str):
+    """What takes seconds to load: a study is looked at, and bad input refused, without."""
+    code = f"import sys, {module}; print({{'ray', 'torch', 'optuna'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
