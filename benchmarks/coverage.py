@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from threadpoolctl import threadpool_limits
 
-from benchmarks.analysis_scale import CITIES, COMMON
+from benchmarks.analysis_scale import COMMON
 from benchmarks.measure import RESULTS
 from benchmarks.simulated import (
     Effects,
@@ -33,6 +33,7 @@ from benchmarks.simulated import (
     simulate,
 )
 from cityseg import atomic
+from cityseg.data import CITYSCAPES_TRAIN
 from study.bootstrap import (
     Estimate,
     Resampling,
@@ -78,7 +79,7 @@ class Setting:
     training: str = "usual"
     studies: int = 200
     rows: int = 1
-    cities: int = len(CITIES)
+    cities: int = len(CITYSCAPES_TRAIN)
     seed: int = 0
 
     @property
@@ -185,7 +186,7 @@ def measure_trainings(setting: Setting, tallied: Tallied) -> None:
 
 def measure_intervals(setting: Setting, tallied: Tallied) -> None:
     """The bootstrap's intervals; that over frames, the costly one, in one of four."""
-    place = (setting.grouping, setting.folds) if setting.cities == len(CITIES) else None
+    place = (setting.grouping, setting.folds) if setting.cities == len(CITYSCAPES_TRAIN) else None
     for i, (split, layout, study) in enumerate(studies(setting)):
         there = study.tallies["v000"]
         for unit in ("cities", "frames"):

@@ -21,7 +21,8 @@ from jaxtyping import Float32, Float64, Int64
 from scipy import stats
 from scipy.special import ndtr
 
-from benchmarks.analysis_scale import CITIES, COMMON, FULL_PX, SHARES
+from benchmarks.analysis_scale import COMMON, FULL_PX, SHARES
+from cityseg.data import CITYSCAPES_TRAIN
 from cityseg.folds import assign_cities
 from study.tally import Layout, Tally
 
@@ -79,9 +80,9 @@ def _variance(*points: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def make_layout(grouping: Grouping, folds: int, seed: int, cities: int = len(CITIES)) -> Layout:
+def make_layout(grouping: Grouping, folds: int, seed: int, cities: int = len(CITYSCAPES_TRAIN)) -> Layout:
     """The first cities of Cityscapes' train split in folds, whole ones by the product's own way."""
-    sizes = dict(list(CITIES.items())[:cities])
+    sizes = dict(list(CITYSCAPES_TRAIN.items())[:cities])
     names = [f"{city}_000000_{i:06d}" for city, count in sizes.items() for i in range(count)]
     city = np.repeat(np.arange(cities), list(sizes.values()))
     if grouping == "cities":

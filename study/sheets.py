@@ -352,8 +352,8 @@ def _chosen(table: SideBySide) -> list[str]:
     if not rows:
         return []
     return [
-        f"Chosen by their score, and so looking better than they are, are {', '.join(rows)}; p is"
-        " adjusted for all that they were chosen from, the difference is not."
+        f"Chosen by score, and so looking better than it is: {', '.join(rows)}; p is adjusted for"
+        " all that were chosen from, the difference is not."
     ]
 
 

@@ -40,8 +40,12 @@ STARTS = 3
 MARK = f"cityseg-test-{uuid.uuid4()}"
 """In the environment of all that is started here."""
 
+USERS = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+"""A user's environment: where tests before these imported study.tuning, ours holds its settings, and
+`ray start` would make no cluster of several nodes."""
+
 ENVIRONMENT = {
-    **os.environ,
+    **USERS,
     "CITYSEG_TEST_MARK": MARK,
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": uuid.uuid4().hex,
