@@ -80,7 +80,9 @@ def _variance(*points: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def make_layout(grouping: Grouping, folds: int, seed: int, cities: int = len(CITYSCAPES_TRAIN)) -> Layout:
+def make_layout(
+    grouping: Grouping, folds: int, seed: int, cities: int = len(CITYSCAPES_TRAIN)
+) -> Layout:
     """The first cities of Cityscapes' train split in folds, whole ones by the product's own way."""
     sizes = dict(list(CITYSCAPES_TRAIN.items())[:cities])
     names = [f"{city}_000000_{i:06d}" for city, count in sizes.items() for i in range(count)]

@@ -41,8 +41,8 @@ MARK = f"cityseg-test-{uuid.uuid4()}"
 """In the environment of all that is started here."""
 
 USERS = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-"""A user's environment: where tests before these imported study.tuning, ours holds its settings, and
-`ray start` would make no cluster of several nodes."""
+"""A user's environment: where study.tuning was imported by the tests before these, ours has its
+settings, by which `ray start` makes no cluster of several nodes."""
 
 ENVIRONMENT = {
     **USERS,
