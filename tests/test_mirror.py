@@ -1033,7 +1033,7 @@ def test_a_whole_study_at_a_url(tiny_city: Path, tmp_path: Path):
         return done.stdout
 
     options = ("--results", url, "--grid", "train.lr=[2e-3]", "--storage", "journal")
-    words = [*study_command(tiny_city, tmp_path, *options), "folds.count=2", "train.epochs=1"]
+    words = [*study_command(tiny_city, tmp_path, *options), "train.epochs=1"]
     ran = on("one", *words)
     assert f"all of it is in {url}/tiny" in ran and ran.count("  epoch 1/1") == 4
     analysed = on("two", sys.executable, "-m", "study.analyze", f"{url}/tiny")
