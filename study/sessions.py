@@ -45,6 +45,12 @@ def forget(session: Path) -> None:
         shutil.rmtree(session, ignore_errors=True)
 
 
+def forget_own() -> None:
+    """Remove the session of a Ray that did not start; the driver's number is in its name."""
+    for session in root().glob(f"session_*_{os.getpid()}"):
+        forget(session)
+
+
 def sweep() -> None:
     """Remove the sessions of studies whose drivers were killed; of other Rays, none."""
     for lock in root().glob(f"session_*/{LOCK}"):

@@ -131,9 +131,11 @@ def _start_ray(dashboard: bool, allotment: Allotment) -> Any:
         )
     except Exception as error:  # Ray raises no other where a start takes it too long
         ray.shutdown()
+        room = sessions.room()
+        sessions.forget_own()
         raise InputError(
             "cannot start a Ray on this machine",
-            got=f"{_said(error)} ({sessions.room()})",
+            got=f"{_said(error)} ({room})",
             remedy="where it timed out, try again when the machine is less busy; RAY_TMPDIR names "
             "another folder for it; python -m cityseg train needs no Ray",
         ) from None

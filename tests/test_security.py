@@ -122,10 +122,15 @@ def test_a_machine_that_lets_no_ray_start_is_one_line_with_the_room_there_is(
 ):
     from study import tuning
 
+    here, others = (tmp_path / "ray" / f"session_now_{pid}" for pid in (os.getpid(), 1))
+
     def starts_none(*_: object, **__: object) -> None:
+        for session in (here, others):
+            (session / "logs").mkdir(parents=True)
         raise said
 
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(tuning.ray, "init", starts_none)
     allotment = Allotment(1, 1, 0, 1)
     with pytest.raises(InputError) as refused, tuning.connect(None, False, lambda _: allotment):
@@ -134,6 +139,7 @@ def test_a_machine_that_lets_no_ray_start_is_one_line_with_the_room_there_is(
     assert line.startswith("cannot start a Ray on this machine: got ")
     assert str(said).splitlines()[0] in line and "\n" not in line
     assert "GB free" in line and "RAY_TMPDIR" in line
+    assert others.exists() and not here.exists()
 
 
 UNSAFE = re.compile(
