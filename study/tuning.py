@@ -5,6 +5,7 @@ study is continued by a new Tuner over the cells that are not done.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -106,7 +107,7 @@ def _own_ray(dashboard: bool, settle: Callable[[list[Machine]], Allotment]) -> I
     context = _start_ray(dashboard, allotment)
     session = Path(context.address_info["session_dir"])
     try:
-        with sessions.held(session), _interrupted_if_raylet_dies():
+        with _room_told(), sessions.held(session), _interrupted_if_raylet_dies():
             yield Cluster(allotment, True, False, context.dashboard_url or "", session)
     finally:
         ray.shutdown()
@@ -138,6 +139,25 @@ def _start_ray(dashboard: bool, allotment: Allotment) -> Any:
             got=f"{_said(error)} ({room})",
             remedy="where it timed out, try again when the machine is less busy; RAY_TMPDIR names "
             "another folder for it; python -m cityseg train needs no Ray",
+        ) from None
+
+
+@contextlib.contextmanager
+def _room_told() -> Iterator[None]:
+    """Ray and Tune do not name the file that they have no room for.
+
+    Raises:
+        InputError: instead of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        raise InputError(
+            "this machine's Ray cannot write its files",
+            got=f"{error.strerror} ({sessions.room()})",
+            remedy="make room, or have RAY_TMPDIR name another folder for it",
         ) from None
 
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import filelock
 import pytest
@@ -140,6 +141,28 @@ def test_a_machine_that_lets_no_ray_start_is_one_line_with_the_room_there_is(
     assert str(said).splitlines()[0] in line and "\n" not in line
     assert "GB free" in line and "RAY_TMPDIR" in line
     assert others.exists() and not here.exists()
+
+
+def test_a_ray_that_has_no_room_later_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    from study import tuning
+
+    class Started:
+        address_info: ClassVar = {"session_dir": str(tmp_path)}
+        dashboard_url = ""
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(tuning, "_start_ray", lambda *_: Started)
+    allotment = Allotment(1, 1, 0, 1)
+    for error, told in {
+        OSError(28, "No space left on device"): InputError,
+        OSError(28, "No space left on device", "a file of ours"): OSError,
+        OSError(2, "No such file or directory"): OSError,
+    }.items():
+        with pytest.raises(told) as raised, tuning.connect(None, False, lambda _: allotment):
+            raise error
+        assert (told is InputError) == ("RAY_TMPDIR" in str(raised.value))
 
 
 UNSAFE = re.compile(
