@@ -124,6 +124,8 @@ def main(
             count.problems += [f"study {studies}: {what}" for what in differences]
             print(f"study {studies}: {'; '.join(differences) or 'equal'}; {count}", flush=True)
             shutil.rmtree(stormy.folder.parent)
+    if not count.faults:
+        count.problems.append("no fault struck: nothing is shown")
     sound = not count.problems and not count.epochs_lost
     print(f"{'equal to the bit' if sound else 'NOT SOUND'}: {studies} studies, {count}")
     return 0 if sound else 1

@@ -60,7 +60,12 @@ def marked() -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> None:
+    """And what they started: a process of Ray's that has given itself a name bears no mark."""
+    family = list(processes)
     for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
+    for process in family:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
