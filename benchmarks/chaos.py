@@ -124,6 +124,11 @@ def main(
             count.problems += [f"study {studies}: {what}" for what in differences]
             print(f"study {studies}: {'; '.join(differences) or 'equal'}; {count}", flush=True)
             shutil.rmtree(stormy.folder.parent)
+    return verdict(studies, count)
+
+
+def verdict(studies: int, count: Count) -> int:
+    """Say how it ended; returns the exit code: 0 only if there were faults which did no harm."""
     if not count.faults:
         count.problems.append("no fault struck: nothing is shown")
     sound = not count.problems and not count.epochs_lost

@@ -8,7 +8,9 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.chaos import Count
+import pytest
+
+from benchmarks.chaos import Count, verdict
 from benchmarks.faults import FAULTS, MARK, Bag, Scene, family
 from benchmarks.hygiene import Left, judge
 from study.store import Study
@@ -73,3 +75,19 @@ def test_shared_memory_sessions_and_processes_are_told():
         "running on: raylet", "start: shared memory plasma",
         "start: 1 files of Ray's, such as ray/session_2026/logs",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "code"),
+    [
+        (Count(faults=Counter({"SIGINT": 1})), 0),
+        (Count(), 1),
+        (Count(faults=Counter({"SIGINT": 1}), epochs_lost=1), 1),
+        (Count(faults=Counter({"SIGINT": 1}), problems=["study 1: v000 differs"]), 1),
+    ],
+)
+def test_only_faults_that_did_no_harm_are_sound(
+    count: Count, code: int, capsys: pytest.CaptureFixture[str]
+):
+    assert verdict(1, count) == code
+    assert capsys.readouterr().out.startswith("NOT SOUND" if code else "equal to the bit")
