@@ -269,10 +269,17 @@ class Storm:
         return False
 
     def _ends(self, scene: Scene) -> bool:
-        """Leave it to end, and see that it goes on meanwhile."""
+        """Leave it to end, and see that it goes on meanwhile.
+
+        Of the faults that may strike only now, as the rows are drawn, those that have not yet do.
+        """
         since, then = time.monotonic(), finished_epochs(self.study)
         while scene.driver.poll() is None:
             time.sleep(1)
+            for fault in self.bag.kinds:
+                owed = fault.fails and not self.count.faults[fault.name]
+                if owed and scene.workers() and self._allowed(fault, scene):
+                    self._let(fault, scene)
             if (now := finished_epochs(self.study)) != then:
                 since, then = time.monotonic(), now
             if time.monotonic() - since > HUNG_S:
@@ -285,15 +292,21 @@ class Storm:
         scene.end()
 
     def _strike(self, scene: Scene) -> None:
+        """Let the next of the faults happen."""
+        fault = self.bag.take(lambda fault: self._allowed(fault, scene))
+        if fault is not None:
+            self._let(fault, scene)
+
+    def _allowed(self, fault: Fault, scene: Scene) -> bool:
+        """Whether it would harm nothing that it is known to harm."""
+        epochs = sum(finished_epochs(self.study).values())
+        tried = fault.retried and epochs <= self.tried_at
+        return not tried and (not fault.fails or scene.drawn_to_its_end())
+
+    def _let(self, fault: Fault, scene: Scene) -> None:
         """Let one fault happen, and see that no finished epoch goes with it."""
         before = finished_epochs(self.study)
-
-        def allowed(fault: Fault) -> bool:
-            tried = fault.retried and sum(before.values()) <= self.tried_at
-            return not tried and (not fault.fails or scene.drawn_to_its_end())
-
-        fault = self.bag.take(allowed)
-        if fault is None or not fault.strike(scene):
+        if not fault.strike(scene):
             return
         self.struck = True
         self.count.faults[fault.name] += 1
