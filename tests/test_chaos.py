@@ -66,6 +66,7 @@ def test_more_and_more_files_are_told_and_those_made_once_are_not():
     assert judge("start", once, {}) == []
     more = [Left({"cache", *(f"t{i}" for i in range(n))}, set()) for n in range(7)]
     assert judge("start", more, {}) == ["start: more and more files, such as t5"]
+    assert judge("start", more, {}, more=1) == []
 
 
 def test_shared_memory_sessions_and_processes_are_told():
