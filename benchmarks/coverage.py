@@ -111,11 +111,13 @@ SETTINGS: Final = (
     *(Setting("trainings", grouping, folds, training, 300)
       for training in TRAININGS for grouping in GROUPINGS for folds in FOLDS),
     *(Setting("intervals", grouping, 3, studies=100, cities=cities) for grouping, cities in FEW),
-    *(Setting("tests", "frames", folds, studies=100, rows=4) for folds in FOLDS),
-    Setting("tests", "cities", 3, studies=60, rows=4),
+    *(Setting("tests", "frames", folds, training, 100, rows=4)
+      for training in ("usual", "strong") for folds in FOLDS),
+    *(Setting("tests", "cities", folds, training, 60, rows=4)
+      for training in ("usual", "strong") for folds in FOLDS),
     Setting("tests", "cities", 3, studies=60, rows=4, cities=8),
     *(Setting("intervals", "frames", folds) for folds in FOLDS),
-    Setting("intervals", "cities", 3, studies=100),
+    *(Setting("intervals", "cities", folds, studies=100) for folds in FOLDS),
     Setting("selection", "frames", 3, studies=40, rows=12),
 )  # fmt: skip
 
