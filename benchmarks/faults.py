@@ -72,7 +72,7 @@ class Scene:
 
         A row that fails is tried again by the next start, after the rows that were drawn meanwhile.
         """
-        return len(list(self.study.folder.glob("v*/row.yaml"))) >= self.rows
+        return self.study.exists() and len(self.study.rows()) >= self.rows
 
     def end(self) -> None:
         """kill -9 the driver, and wait for all that it started to go as well."""

@@ -9,7 +9,7 @@ import pandas as pd
 from cityseg.labels import CLASS_NAMES
 from study.analysis import FoldTable
 from study.bootstrap import Estimate, Unit
-from study.cautions import of_folds, of_tests
+from study.cautions import of_folds, of_frames, of_tests
 from study.comparison import Comparison
 from study.evidence import ComparisonTable, IntervalTable, ScoreEvidence
 from study.space import Objective
@@ -47,7 +47,7 @@ def _finding(
 ) -> str:
     variant = folds.variant
     if compared and compared.comparisons:
-        caution = of_tests(variant.folds) if _shows(compared) else []
+        caution = of_tests(variant.folds, variant.grouping) if _shows(compared) else []
         best, *others = compared.comparisons
         return " ".join([f"{best.verdict}.", *others_shown(others), *caution])
     if intervals is None:
@@ -164,7 +164,8 @@ def few_cities(table: IntervalTable) -> list[str]:
     return [
         f"The frames are of {table.cities} {'city' if table.cities == 1 else 'cities'}, too few in"
         " the folds to draw whole ones; frames of a city are alike, so intervals over frames are"
-        " too narrow."
+        " too narrow.",
+        *of_frames(table.variant.folds, table.variant.grouping),
     ]
 
 
@@ -246,7 +247,7 @@ def comparison_caption(
         "p is the larger, and the interval the wider, of the corrected t test over folds (Nadeau"
         f" and Bengio 2003) and a paired bootstrap of {drawn}; p (Holm) is adjusted for"
         f" {table.comparisons[0].compared} rows.",
-        *of_tests(variant.folds),
+        *of_tests(variant.folds, variant.grouping),
         "Detectable: the smallest true difference that a study such as this would show in 80 of"
         " 100 cases at 5 %, of one row alone.",
     ]

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fake_study import make_study_of_rows
 
 from benchmarks.chaos import Count, verdict
 from benchmarks.faults import FAULTS, MARK, Bag, Scene, family
@@ -45,6 +46,17 @@ def test_what_is_told_names_every_kind():
     count.faults["raylet killed"] = 3
     assert "3 faults" in str(count) and "raylet killed 3" in str(count)
     assert all(fault.name in str(count) for fault in FAULTS)
+
+
+def test_a_cell_may_fail_only_once_all_rows_are_drawn(tmp_path: Path):
+    """The base row has no file of its own, and counts."""
+    study = make_study_of_rows(tmp_path)
+    rows = len(study.rows())
+    assert len(list(study.folder.glob("v*/row.yaml"))) == rows - 1
+    with subprocess.Popen([sys.executable, "-c", ""]) as driver:
+        for wanted in (rows, rows + 1):
+            scene = Scene(driver, [], "", study, tmp_path, tmp_path, None, wanted, random.Random(0))
+            assert scene.drawn_to_its_end() == (wanted == rows)
 
 
 def test_what_does_not_go_by_itself_is_a_problem_and_is_killed(tmp_path: Path):
