@@ -2,7 +2,8 @@
 
 Ray makes one for each start, with its sockets and logs, and removes none. A driver holds a lock in
 its own; one that was killed holds it no more, and the next start of any study here takes its folder
-away. Where a cell has failed, the folder is kept for its logs.
+away. Until Ray has made the folder, a file beside Ray's own folder says whose it will be. Where a
+cell has failed, the folder is kept for its logs.
 """
 
 import contextlib
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Final
 
 import filelock
+import psutil
 
 LOCK: Final = "cityseg-study.lock"
 """In a session's folder: makes it one of ours, and is held by its driver."""
+DRIVER: Final = "cityseg-study-driver-"
+"""Begins the name of a file beside Ray's folder; the number of a driver that has a Ray ends it."""
 KEEP: Final = "cityseg-study.keep"
 """In a session's folder: its logs may be wanted."""
 SHARED_MEMORY: Final = Path("/dev/shm")  # nosec B108 # only asked how much is free
@@ -25,6 +29,19 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # nosec B108 # only asked how much is f
 def root() -> Path:
     """Where Ray makes its sessions."""
     return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+
+
+@contextlib.contextmanager
+def announced() -> Iterator[None]:
+    """Say that this process starts a Ray: if it is killed before it holds one, that is known so."""
+    note = root().parent / f"{DRIVER}{os.getpid()}"
+    with contextlib.suppress(OSError):  # a folder that takes no file takes no session either
+        note.touch()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            note.unlink()
 
 
 @contextlib.contextmanager
@@ -45,10 +62,16 @@ def forget(session: Path) -> None:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def forget_own() -> None:
-    """Remove the session of a Ray that did not start; the driver's number is in its name."""
-    for session in root().glob(f"session_*_{os.getpid()}"):
-        forget(session)
+def forget_own(driver: int | None = None, since: float = 0) -> None:
+    """Remove the session of a Ray that did not start; the driver's number is in its name.
+
+    Args:
+        driver: its number; by default this process' own.
+        since: of sessions made after this moment, in seconds since 1970.
+    """
+    for session in root().glob(f"session_*_{driver or os.getpid()}"):
+        if session.stat().st_mtime >= since and not (session / LOCK).exists():
+            forget(session)
 
 
 def sweep() -> None:
@@ -58,6 +81,12 @@ def sweep() -> None:
             with filelock.FileLock(lock, timeout=0):
                 pass
             forget(lock.parent)
+    for note in root().parent.glob(f"{DRIVER}*"):
+        number = note.name.removeprefix(DRIVER)
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            with contextlib.suppress(OSError):  # another user's
+                forget_own(int(number), since=note.stat().st_mtime)
+                note.unlink()
 
 
 def room() -> str:

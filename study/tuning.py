@@ -104,14 +104,15 @@ def _own_ray(dashboard: bool, settle: Callable[[list[Machine]], Allotment]) -> I
     allotment = settle([Machine.here()])
     sessions.sweep()
     _make_token()
-    context = _start_ray(dashboard, allotment)
-    session = Path(context.address_info["session_dir"])
-    try:
-        with _room_told(), sessions.held(session), _interrupted_if_raylet_dies():
-            yield Cluster(allotment, True, False, context.dashboard_url or "", session)
-    finally:
-        ray.shutdown()
-        sessions.forget(session)
+    with sessions.announced():
+        context = _start_ray(dashboard, allotment)
+        session = Path(context.address_info["session_dir"])
+        try:
+            with _room_told(), sessions.held(session), _interrupted_if_raylet_dies():
+                yield Cluster(allotment, True, False, context.dashboard_url or "", session)
+        finally:
+            ray.shutdown()
+            sessions.forget(session)
 
 
 def _start_ray(dashboard: bool, allotment: Allotment) -> Any:

@@ -98,6 +98,29 @@ def test_a_killed_drivers_session_is_removed_a_living_ones_and_a_strangers_are_n
     assert {name for name, folder in folders.items() if folder.exists()} == {"kept", "alive", "ray"}
 
 
+def test_a_session_whose_driver_was_killed_before_it_held_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        pass
+    strangers = tmp_path / "ray" / f"session_old_{killed.pid}"  # of an earlier process' number
+    strangers.mkdir(parents=True)
+    os.utime(strangers, (1e9, 1e9))
+    with sessions.announced():
+        (note,) = tmp_path.glob(f"{sessions.DRIVER}*")
+        left = note.rename(f"{tmp_path / sessions.DRIVER}{killed.pid}")
+    with sessions.announced():
+        for driver in (killed.pid, os.getpid(), 2**22 + 1):
+            (tmp_path / "ray" / f"session_new_{driver}" / "logs").mkdir(parents=True)
+        sessions.sweep()
+        names = {path.name for path in (tmp_path / "ray").iterdir()}
+    assert names == {
+        f"session_old_{killed.pid}", f"session_new_{os.getpid()}", f"session_new_{2**22 + 1}"
+    }  # fmt: skip
+    assert not left.exists() and not list(tmp_path.glob(f"{sessions.DRIVER}*"))
+
+
 def test_a_ray_of_another_version_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch):
     from ray._private.utils import check_version_info
 
