@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cityseg.labels import CLASS_NAMES
 from study.analysis import VariantTable, spread
+from study.cautions import of_folds, of_tests
 from study.classes import ClassScores
 from study.counts import OBJECTIVES
 from study.effort import together
@@ -339,8 +340,18 @@ def side_caption(table: SideBySide) -> str:
         " t test.",
         *_chosen(table),
         *dict.fromkeys(_data_words(one) for one in table.standings),
+        *_side_cautions(table),
     ]
     return " ".join(words)
+
+
+def _side_cautions(table: SideBySide) -> list[str]:
+    """What of it is not to be taken at its word; pairs are all of the first one's folds."""
+    variants = [one.contender.variant for one in table.standings]
+    words = [word for one in variants for word in of_folds(one.folds, one.grouping)]
+    if table.comparisons:
+        words += of_tests(variants[0].folds, variants[0].grouping)
+    return list(dict.fromkeys(words))
 
 
 def _chosen(table: SideBySide) -> list[str]:

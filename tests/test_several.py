@@ -9,7 +9,7 @@ from fake_study import FOLDS, add_row, finish, make_study, make_study_of_rows
 from cityseg.cell import Confusion, Counts, write_confusion
 from cityseg.errors import InputError
 from cityseg.folds import FoldsFile, write_folds
-from study import analysis, sheets
+from study import analysis, cautions, sheets
 from study.bootstrap import resample, widest_unit
 from study.comparison import compare
 from study.several import (
@@ -100,6 +100,18 @@ def test_a_row_chosen_from_many_is_compared_as_one_of_them(three):
     assert turned.adjusted == pytest.approx(min(1, 3 * turned.p_value))
     assert "c v002 (of 3 rows)" in sheets.side_caption(table)
     assert "a v000 (of" not in sheets.side_caption(table)
+
+
+def test_what_folds_cannot_tell_is_said_once_of_all_that_stand_side_by_side(three, monkeypatch):
+    table = side_by_side([plain(study) for study in three], "best_full")
+    (of_folds,) = cautions.of_folds(3, "frames")
+    assert sheets.side_caption(table).count(of_folds) == 1
+    assert "may be none" not in sheets.side_caption(table)
+
+    monkeypatch.setitem(cautions.REJECTED["frames"], 3, cautions.Rejected(0.05, 0.5))
+    assert sheets.side_caption(table).count("A difference that is shown may be none") == 1
+    alone = side_by_side([plain(three[0])], "best_full")
+    assert "may be none" not in sheets.side_caption(alone)
 
 
 def test_other_data_is_refused(three):
