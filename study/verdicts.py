@@ -233,6 +233,10 @@ def p_text(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _rows(count: int) -> str:
+    return f"{count} {'row' if count == 1 else 'rows'}"
+
+
 def comparison_caption(
     table: ComparisonTable, most: int | None = None, verdict: bool = True
 ) -> str:
@@ -246,7 +250,7 @@ def comparison_caption(
         f" by {variant.grouping} on {variant.data}.",
         "p is the larger, and the interval the wider, of the corrected t test over folds (Nadeau"
         f" and Bengio 2003) and a paired bootstrap of {drawn}; p (Holm) is adjusted for"
-        f" {table.comparisons[0].compared} rows.",
+        f" {_rows(table.comparisons[0].compared)}.",
         *of_tests(variant.folds, variant.grouping),
         "Detectable: the smallest true difference that a study such as this would show in 80 of"
         " 100 cases at 5 %, of one row alone.",
