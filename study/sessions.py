@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import filelock
-import psutil
 
 LOCK: Final = "cityseg-study.lock"
 """In a session's folder: makes it one of ours, and is held by its driver."""
 DRIVER: Final = "cityseg-study-driver-"
-"""Begins the name of a file beside Ray's folder; the number of a driver that has a Ray ends it."""
+"""Begins the name of a file beside Ray's folder, held by a driver, whose number ends the name."""
 KEEP: Final = "cityseg-study.keep"
 """In a session's folder: its logs may be wanted."""
 SHARED_MEMORY: Final = Path("/dev/shm")  # nosec B108 # only asked how much is free
@@ -34,14 +33,15 @@ def root() -> Path:
 @contextlib.contextmanager
 def announced() -> Iterator[None]:
     """Say that this process starts a Ray: if it is killed before it holds one, that is known so."""
-    note = root().parent / f"{DRIVER}{os.getpid()}"
+    note = filelock.FileLock(root().parent / f"{DRIVER}{os.getpid()}", timeout=0)
     with contextlib.suppress(OSError):  # a folder that takes no file takes no session either
-        note.touch()
+        note.acquire()
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            note.unlink()
+        if note.is_locked:
+            Path(note.lock_file).unlink(missing_ok=True)
+            note.release()
 
 
 @contextlib.contextmanager
@@ -83,10 +83,12 @@ def sweep() -> None:
             forget(lock.parent)
     for note in root().parent.glob(f"{DRIVER}*"):
         number = note.name.removeprefix(DRIVER)
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            with contextlib.suppress(OSError):  # another user's
-                forget_own(int(number), since=note.stat().st_mtime)
-                note.unlink()
+        if number.isdecimal():
+            with contextlib.suppress(OSError):  # it lives, or is another user's
+                since = note.stat().st_mtime
+                with filelock.FileLock(note, timeout=0):
+                    forget_own(int(number), since)
+                    note.unlink()
 
 
 def room() -> str:

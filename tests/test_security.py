@@ -102,23 +102,24 @@ def test_a_session_whose_driver_was_killed_before_it_held_it_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
-        pass
-    strangers = tmp_path / "ray" / f"session_old_{killed.pid}"  # of an earlier process' number
-    strangers.mkdir(parents=True)
-    os.utime(strangers, (1e9, 1e9))
+    (tmp_path / "ray" / "session_old_77").mkdir(parents=True)  # of an earlier process' number
+    os.utime(tmp_path / "ray" / "session_old_77", (1e9, 1e9))
+    killed = """
+import os
+os.getpid = lambda: 77
+from study import sessions
+with sessions.announced():
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", killed], cwd=SOURCES, check=False)
+    assert (tmp_path / f"{sessions.DRIVER}77").exists()
     with sessions.announced():
-        (note,) = tmp_path.glob(f"{sessions.DRIVER}*")
-        left = note.rename(f"{tmp_path / sessions.DRIVER}{killed.pid}")
-    with sessions.announced():
-        for driver in (killed.pid, os.getpid(), 2**22 + 1):
+        for driver in (77, 78, os.getpid()):
             (tmp_path / "ray" / f"session_new_{driver}" / "logs").mkdir(parents=True)
         sessions.sweep()
         names = {path.name for path in (tmp_path / "ray").iterdir()}
-    assert names == {
-        f"session_old_{killed.pid}", f"session_new_{os.getpid()}", f"session_new_{2**22 + 1}"
-    }  # fmt: skip
-    assert not left.exists() and not list(tmp_path.glob(f"{sessions.DRIVER}*"))
+    assert names == {"session_old_77", "session_new_78", f"session_new_{os.getpid()}"}
+    assert not list(tmp_path.glob(f"{sessions.DRIVER}*"))
 
 
 def test_a_ray_of_another_version_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch):
