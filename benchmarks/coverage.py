@@ -120,7 +120,7 @@ SETTINGS: Final = (
     *(Setting("intervals", "frames", folds) for folds in FOLDS),
     *(Setting("intervals", "cities", folds, studies=100) for folds in (3, 5)),
     Setting("intervals", "cities", 10),
-    Setting("selection", "frames", 3, studies=40, rows=12),
+    *(Setting("selection", "frames", 3, training, 40, rows=12) for training in ("usual", "strong")),
 )  # fmt: skip
 
 

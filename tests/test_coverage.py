@@ -203,9 +203,10 @@ def test_cities_that_are_few_need_no_caution():
     assert np.nanmin(held) > 0.92
 
 
-def test_the_correction_leaves_the_luck_of_the_trainings():
+@pytest.mark.parametrize("training", ["usual", "strong"])
+def test_the_correction_leaves_the_luck_of_the_trainings(training):
     """What the table of rows says of the corrected score."""
-    (one,) = of("selection")
+    (one,) = of("selection", training=training)
 
     assert one["values"]["corrected above the recipe, points"]["mean"] > 0.3
     assert (
