@@ -2,8 +2,8 @@
 
 Ray makes one for each start, with its sockets and logs, and removes none. A driver holds a lock in
 its own; one that was killed holds it no more, and the next start of any study here takes its folder
-away. Until Ray has made the folder, a file beside Ray's own folder says whose it will be. Where a
-cell has failed, the folder is kept for its logs.
+away. A driver that is killed before it could lock its folder is known by a file beside Ray's own,
+which it holds from before Ray's start. Where a cell has failed, the folder is kept for its logs.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def forget(session: Path) -> None:
 
 
 def forget_own(driver: int | None = None, since: float = 0) -> None:
-    """Remove the session of a Ray that did not start; the driver's number is in its name.
+    """Remove the session of a Ray that no driver came to hold; its driver's number is in its name.
 
     Args:
         driver: its number; by default this process' own.

@@ -7,12 +7,14 @@ import sys
 import uuid
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from fake_study import make_study_of_rows
 
+from benchmarks import chaos
 from benchmarks.chaos import Count, verdict
-from benchmarks.faults import FAULTS, MARK, Bag, Scene, family
+from benchmarks.faults import FAULTS, MARK, Bag, Fault, Scene, family
 from benchmarks.hygiene import Left, judge
 from study.store import Study
 
@@ -57,6 +59,21 @@ def test_a_cell_may_fail_only_once_all_rows_are_drawn(tmp_path: Path):
         for wanted in (rows, rows + 1):
             scene = Scene(driver, [], "", study, tmp_path, tmp_path, None, wanted, random.Random(0))
             assert scene.drawn_to_its_end() == (wanted == rows)
+
+
+@pytest.mark.parametrize(("drawn", "struck"), [(True, 1), (False, 0)])
+def test_what_had_to_wait_for_all_rows_strikes_once_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool, struck: int
+):
+    monkeypatch.setattr(chaos.time, "sleep", lambda _: None)
+    polls = iter([None, None, None, 0])
+    scene = Mock(**{"driver.poll": lambda: next(polls), "drawn_to_its_end.return_value": drawn})
+    strikes: list[object] = []
+    late = Fault("late", lambda scene: not strikes.append(scene), fails=True)
+    bag, count = Mock(kinds=[late, Fault("other", Mock(side_effect=AssertionError))]), Count()
+    storm = chaos.Storm(Mock(), Study(tmp_path / "none"), None, bag, random.Random(0), count, 1)
+    assert storm._ends(scene)
+    assert (len(strikes), count.faults["late"], storm.struck) == (struck, struck, drawn)
 
 
 def test_what_does_not_go_by_itself_is_a_problem_and_is_killed(tmp_path: Path):
