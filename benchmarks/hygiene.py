@@ -31,6 +31,7 @@ import tyro
 
 from benchmarks.faults import MARK, family
 from study.resources import Allotment
+from study.sessions import DRIVER
 from study.tuning import connect
 
 # Ray's environment is set by study.tuning, before it is imported
@@ -125,7 +126,7 @@ def commands(cycles: int) -> list[str]:
             running = [process.name() for process in family(mark)]
             lefts.append(Left(files, shared_memory() - before, running))
         print(f"commands: {', '.join(f'{end} ({n})' for end, n in sorted(done.items()))}")
-        return judge("command", lefts, {"of Ray's": "ray/session_2"})
+        return judge("command", lefts, {"of Ray's": "ray/session_2", "of drivers": DRIVER})
 
 
 def one_process(cycles: int) -> list[str]:

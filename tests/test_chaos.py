@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 from fake_study import make_study_of_rows
 
-from benchmarks import chaos
+from benchmarks import chaos, hygiene
 from benchmarks.chaos import Count, verdict
 from benchmarks.faults import FAULTS, MARK, Bag, Fault, Scene, family
 from benchmarks.hygiene import Left, judge
@@ -96,6 +96,18 @@ def test_more_and_more_files_are_told_and_those_made_once_are_not():
     more = [Left({"cache", *(f"t{i}" for i in range(n))}, set()) for n in range(7)]
     assert judge("start", more, {}) == ["start: more and more files, such as t5"]
     assert judge("start", more, {}, more=1) == []
+
+
+@pytest.mark.parametrize(("leak", "told"), [(0, 0), (1, 1)])
+def test_what_ray_itself_leaves_is_no_trouble_and_what_we_leave_is(
+    monkeypatch: pytest.MonkeyPatch, leak: int, told: int
+):
+    def starts(_: object, way: object, cycles: int) -> list[Left]:
+        each = 1 + leak * (way is hygiene.our_start)
+        return [Left({f"d{i}" for i in range(each * n)}, set()) for n in range(cycles)]
+
+    monkeypatch.setattr(hygiene, "in_fresh_process", starts)
+    assert len(hygiene.one_process(10)) == told
 
 
 def test_shared_memory_sessions_and_processes_are_told():
