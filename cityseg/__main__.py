@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cityseg import commandline
+from cityseg import collector, commandline
 from cityseg.commands.evaluate import Evaluate
 from cityseg.commands.export import Export
 from cityseg.commands.pictures import Predict, Submit
@@ -58,12 +58,13 @@ class Train:
 
     def run(self) -> int:
         """Train until done, with a line for every epoch."""
-        from cityseg.cell import Cell
-        from cityseg.findings import Finding
-        from cityseg.folds import write_folds
-        from cityseg.model import encoder_weights
-        from cityseg.plan import check_data, examine, plan_folds, resolve
-        from cityseg.train import train_cell, use_device
+        with collector.paused():
+            from cityseg.cell import Cell
+            from cityseg.findings import Finding
+            from cityseg.folds import write_folds
+            from cityseg.model import encoder_weights
+            from cityseg.plan import check_data, examine, plan_folds, resolve
+            from cityseg.train import train_cell, use_device
 
         words = (*_cache_words(self.cache_dir), *self.settings)
         plan = resolve(self.config, self.data, self.folds, self.grouping, self.seed, words)

@@ -12,6 +12,8 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from cityseg import collector
+
 INTERRUPTED: Final = 130
 """Exit code of a command ended by Ctrl-C: 128 and the signal's number, as shells have it."""
 
@@ -110,6 +112,7 @@ def user_command(main: Callable[[], int]) -> Callable[[], int]:
     def command() -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text at all
             sys.stdout.reconfigure(errors="backslashreplace")
+        collector.skip_at_exit()
         try:
             with terminations_as_ctrl_c():
                 code = main()

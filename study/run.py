@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 import tyro
 from rich.console import Console
 
-from cityseg import commandline
+from cityseg import collector, commandline
 from cityseg.cache import frame_reader
 from cityseg.config import Config, shown
 from cityseg.data import index, resolved
@@ -187,7 +187,8 @@ def fetch_encoders(search: Search, config: Config) -> None:
     Raises:
         InputError: they are not to be had.
     """
-    from cityseg.model import encoder_weights  # with torch: slow to load
+    with collector.paused():
+        from cityseg.model import encoder_weights  # with torch: slow to load
 
     for model in dict.fromkeys(row.model for row in extremes(search, config)):
         encoder_weights(model)
@@ -211,7 +212,8 @@ def run_cells(home: Home, console: Console, arguments: Arguments) -> None:
         tidy(board)  # it may have been told to keep less
         home.tidy(board)
         return
-    from study import tuning  # Ray and Optuna take seconds to import: not before they are needed
+    with collector.paused():
+        from study import tuning  # Ray, Optuna: slow to load, and not needed before
 
     search, base = board.record.search, board.record.config
     fetch_encoders(search, base)  # those of a study that was over and has grown are not here yet

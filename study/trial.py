@@ -9,21 +9,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from ray import tune
-from ray.tune.trainable.function_trainable import wrap_function
+from cityseg import collector
 
-from cityseg import atomic, minicity
-from cityseg.cell import read_epochs
-from cityseg.data import Frame, fingerprint, index
-from cityseg.errors import InputError, TrainingError, TransientError
-from cityseg.findings import changed
-from cityseg.train import train_cell, use_device
-from study.console import epoch_line
-from study.home import open_home
-from study.monitor import Monitor
-from study.objects import StoreError
-from study.resources import Allotment
-from study.store import Study, StudyRecord, variant_name
+with collector.paused():  # what a new worker waits for
+    from ray import tune
+    from ray.tune.trainable.function_trainable import wrap_function
+
+    from cityseg import atomic, minicity
+    from cityseg.cell import read_epochs
+    from cityseg.data import Frame, fingerprint, index
+    from cityseg.errors import InputError, TrainingError, TransientError
+    from cityseg.findings import changed
+    from cityseg.train import train_cell, use_device
+    from study.console import epoch_line
+    from study.home import open_home
+    from study.monitor import Monitor
+    from study.objects import StoreError
+    from study.resources import Allotment
+    from study.store import Study, StudyRecord, variant_name
 
 SLOT: Final = "cell"
 """Ray resource of which a study's own Ray has as many as cells may run at a time."""
@@ -105,10 +108,19 @@ def frames_here(record: StudyRecord) -> list[Frame]:
     return frames
 
 
-def trainable(allotment: Allotment, slotted: bool) -> type[tune.Trainable]:
-    """`run_cell` with its resources, under a name that Ray's dashboard shows well.
+class Fold(wrap_function(run_cell)):
+    """`run_cell` under a name that Ray's dashboard shows well: such as `v003_fold=1`.
 
-    `tune.with_resources` would show every trial as `with_resources.<locals>.ResourceTrainable`.
+    `tune.with_resources` would show every trial as `with_resources.<locals>.ResourceTrainable`. A
+    worker gets this class by its name, so that the first that it imports is this module.
+    """
+
+    def __repr__(self) -> str:
+        return trial_name(self.config)
+
+
+def trainable(allotment: Allotment, slotted: bool) -> type[tune.Trainable]:
+    """`Fold` with its resources.
 
     Args:
         allotment: what a cell gets.
@@ -117,16 +129,13 @@ def trainable(allotment: Allotment, slotted: bool) -> type[tune.Trainable]:
     needs = {"CPU": allotment.cpus, "GPU": allotment.gpus, SLOT: int(slotted)}
     needs = {name: amount for name, amount in needs.items() if amount}
 
-    class Fold(wrap_function(run_cell)):
+    class Sized(Fold):
         @classmethod
         def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
             return tune.PlacementGroupFactory([needs])
 
-        def __repr__(self) -> str:
-            return trial_name(self.config)
-
-    Fold.__qualname__ = "Fold"  # not trainable.<locals>.Fold
-    return Fold
+    Sized.__name__ = Sized.__qualname__ = Fold.__name__
+    return Sized
 
 
 def trial_name(config: dict[str, Any]) -> str:

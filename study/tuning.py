@@ -26,6 +26,8 @@ RAY_ENVIRONMENT: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to silence Tune's own tables
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # epochs.csv is the record
+    # Tune's trials never take one of the workers that Ray would start beforehand, one a core
+    "RAY_prestart_worker_first_driver": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",  # Ctrl-C does not wait for an epoch's end
     # A Ray started here is of one machine: all its ports are on loopback then, where it would open
     # most of them to the network. Of no effect on a cluster that is joined. (docs/security.md)

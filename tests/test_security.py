@@ -20,7 +20,7 @@ from study.resources import Allotment
 SOURCES = Path(__file__).parents[1]
 
 PROBE = """
-import json, os, sys
+import json, os, sys, time
 os.umask(0)
 import psutil
 from study import tuning
@@ -29,13 +29,21 @@ import ray
 
 allotment = Allotment(1, 1, 0, 10**9)
 with tuning.connect(None, sys.argv[1] == "dashboard", lambda _: allotment) as cluster:
+    time.sleep(1)  # it would start them about now
+    me = psutil.Process()
+    beforehand = [
+        process.name()
+        for process in me.children(recursive=True)
+        if process.name() == "ray::IDLE"
+        or any(word.endswith("default_worker.py") for word in process.cmdline()[:3])
+    ]
+
     @ray.remote
     def inside(keys):
         import cityseg
         return {key: os.environ.get(key) for key in keys}
 
     environment = ray.get(inside.remote(sys.argv[2:]))
-    me = psutil.Process()
     listening = [
         (process.name(), connection.laddr.ip, connection.laddr.port)
         for process in [me, *me.children(recursive=True)]
@@ -43,7 +51,8 @@ with tuning.connect(None, sys.argv[1] == "dashboard", lambda _: allotment) as cl
         if connection.status == psutil.CONN_LISTEN
     ]
     session = str(cluster.session)
-print(json.dumps({"listening": listening, "environment": environment, "session": session}))
+print(json.dumps({"listening": listening, "environment": environment, "session": session,
+                  "beforehand": beforehand}))
 """
 TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,6 +78,7 @@ def test_our_ray_listens_on_loopback_only_keeps_its_token_and_tells_nobody(tmp_p
         ip = ipaddress.ip_address(address.removeprefix("::ffff:"))
         assert ip.is_loopback, f"{name} listens on {address}:{port}"
     assert told["environment"] == TELEMETRY
+    assert told["beforehand"] == [], "Tune's trials take no worker that Ray made beforehand"
     token = tmp_path / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
