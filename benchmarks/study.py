@@ -1,15 +1,20 @@
 """What a whole fold costs an epoch, and what the study costs beside a bare loop over its folds.
 
-    python -m benchmarks.study                      both parts
+    python -m benchmarks.study                      the first two parts
     python -m benchmarks.study --parts epochs       plain fold, ours from PNG files, ours from cache
     python -m benchmarks.study --parts overhead     study.run beside one process a fold
+    python -m benchmarks.study --parts daemons      what Ray's own processes cost a training step
 
 The network is narrow and its input small, in all ways the same, so that on a processor the frames
 weigh as they do beside a GPU.
 """
 
+import bisect
 import contextlib
+import itertools
+import math
 import multiprocessing
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+import psutil
 import torch
 import tyro
 
@@ -39,19 +46,25 @@ from benchmarks.measure import (
     step_flops,
 )
 from cityseg import cache
+from cityseg import train as trainer
 from cityseg.cell import Cell, Epoch, read_epochs
 from cityseg.config import Config, parse
 from cityseg.data import Frame, image_size, index
 from cityseg.errors import user_command
 from cityseg.folds import make_folds
+from cityseg.samples import TrainBatch
 from cityseg.train import fit, use_device
 
-Part = Literal["epochs", "overhead"]
+Part = Literal["epochs", "overhead", "daemons"]
 
 CPU: Final = torch.device("cpu")
 
 POLL_S: Final = 0.02
 """Between looks for the first finished epoch."""
+TURN_S: Final = 2.5
+"""How long Ray's processes stand still, and go on, by turns."""
+BETWEEN_EPOCHS_S: Final = 1.0
+"""What lies longer between two steps' ends is validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +105,9 @@ def measure(options: StudyOptions) -> Result:
         started = time.perf_counter()
         cache.ensure(frames, home / "cache")
         facts["cache built once, s"] = time.perf_counter() - started
+        ways = {"epochs": epochs, "overhead": overhead, "daemons": daemons}
         for part in dict.fromkeys(options.parts):
-            found, further = {"epochs": epochs, "overhead": overhead}[part](frames, home, options)
+            found, further = ways[part](frames, home, options)
             rows += found
             facts |= further
     return Result(
@@ -350,6 +364,97 @@ def bare_fold(folder: Path, root: Path, config: Config, fold: int) -> None:
     folds = make_folds(frames, config.folds.count, config.folds.grouping, config.fold_seed)
     for _ in fit(config, *folds.split(frames, fold), Cell(folder), device):
         pass
+
+
+def daemons(
+    frames: list[Frame], home: Path, options: StudyOptions
+) -> tuple[list[Comparison], dict[str, Any]]:
+    """A training step on all cores beside a Ray with its dashboard, which stands still by turns.
+
+    In one and the same training, so that a slow machine is as slow for both.
+    """
+    root = frames[0].image.parents[3]
+    cache.ensure(index(root, "train"), home / "cache")
+    ends = home / "ends.txt"
+    arguments = (home / "beside", root, config_of(options, home), ends)
+    fold = multiprocessing.get_context("spawn").Process(target=timed_fold, args=arguments)
+    with idle_ray() as processes:
+        fold.start()
+        turns: list[tuple[float, bool]] = []
+        while fold.is_alive():
+            going = len(turns) % 2 == 0
+            tell(processes, signal.SIGCONT if going else signal.SIGSTOP)
+            turns.append((time.time(), going))
+            fold.join(TURN_S)
+        tell(processes, signal.SIGCONT)
+    if fold.exitcode:
+        raise RuntimeError(f"the training ended with {fold.exitcode}")
+    steps = steps_by_turn([float(line) for line in ends.read_text().split()], turns)
+    still, going = (1000 * np.asarray(steps[which]) for which in (False, True))
+    error = math.hypot(*(part.std(ddof=1) / math.sqrt(len(part)) for part in (going, still)))
+    row = Comparison(
+        "training step beside Ray's processes (plain: they stand still)", "ms",
+        Timing.of(going.tolist()), Timing.of(still.tolist()),
+    )  # fmt: skip
+    return [row], {
+        "cost of Ray's processes, % of a step's mean time, and its standard error": [
+            100 * (going.mean() / still.mean() - 1), 100 * error / still.mean(),
+        ],
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def idle_ray() -> Iterator[list[psutil.Process]]:
+    """A study's own Ray, dashboard and all, with nothing to do: its processes."""
+    from study.resources import Allotment
+    from study.tuning import connect
+
+    with connect(None, True, lambda _: Allotment(1, 1, 0, 0)):
+        yield psutil.Process().children(recursive=True)
+
+
+def tell(processes: list[psutil.Process], what: signal.Signals) -> None:
+    """Signal those that are still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(what)
+
+
+def timed_fold(folder: Path, root: Path, config: Config, ends: Path) -> None:
+    """`bare_fold` that notes when each step ends, in seconds since 1970, a line each."""
+    made = trainer.training_step
+    with ends.open("w") as file:
+
+        def noted(*args: Any, **kwargs: Any) -> Callable[[TrainBatch], torch.Tensor]:
+            step = made(*args, **kwargs)
+
+            def call(batch: TrainBatch) -> torch.Tensor:
+                loss = step(batch)
+                print(time.time(), file=file)
+                return loss
+
+            return call
+
+        trainer.training_step = noted
+        bare_fold(folder, root, config, 1)
+
+
+def steps_by_turn(
+    ends: Sequence[float], turns: Sequence[tuple[float, bool]]
+) -> dict[bool, list[float]]:
+    """Seconds of the steps that lie within one turn, by whether Ray's processes went on in it.
+
+    Args:
+        ends: of all steps, in the order of time.
+        turns: when each began, and whether the processes went on; the last may be cut short.
+    """
+    steps: dict[bool, list[float]] = {True: [], False: []}
+    begun = [when for when, _ in turns]
+    for before, end in itertools.pairwise(ends):
+        turn = bisect.bisect(begun, before)
+        if turn and turn == bisect.bisect(begun, end) and end - before < BETWEEN_EPOCHS_S:
+            steps[turns[turn - 1][1]].append(end - before)
+    return steps
 
 
 @user_command

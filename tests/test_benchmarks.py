@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import pytest
 import torch
 from tiny import thin_resnet
 
+import cityseg.train
 from benchmarks import data, evaluate, measure, plain, step, study
 from benchmarks.measure import Comparison, Options, Result, Timing
 from cityseg.cache import ensure
 from cityseg.cell import Epoch, write_epochs
 from cityseg.config import Config, Data, Model
-from cityseg.data import Frame, read_frame
+from cityseg.data import Frame, index, read_frame
 from cityseg.errors import InputError
 from cityseg.inputs import normalise
 from cityseg.model import build_unet
@@ -312,6 +314,28 @@ def test_the_first_epoch_and_all_cells_of_a_study_are_timed(tmp_path: Path):
     assert ran.cells_s == pytest.approx([0.003, 0.006])
     assert ran.first_step_s == pytest.approx(ran.first_epoch_s - 0.003)
     assert ran.wall_s > ran.first_epoch_s > 0
+
+
+def test_steps_are_told_apart_by_what_rays_processes_did_meanwhile():
+    turns = [(0.0, True), (10.0, False), (20.0, True)]
+    ends = [-1.0, -0.5, 0.5, 1.0, 1.25, 9.75, 10.25, 10.5, 19.9, 20.0, 20.5]
+    assert study.steps_by_turn(ends, turns) == {True: [0.5, 0.25, 0.5], False: [0.25]}
+
+
+def test_the_end_of_every_step_of_a_fold_is_noted(
+    frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cityseg.model.get_model", thin_resnet)
+    monkeypatch.setattr("cityseg.train.training_step", cityseg.train.training_step)  # to restore it
+    options = study.StudyOptions(size=(32, 64), width=0.05, cell_epochs=2)
+    root, ends = frames[0].image.parents[3], tmp_path / "ends.txt"
+    before = time.time()
+    study.timed_fold(tmp_path / "f1", root, study.config_of(options, tmp_path), ends)
+    noted = [before, *map(float, ends.read_text().split()), time.time()]
+    config = study.config_of(options, tmp_path)
+    trained = len(index(root, "train")) // 2
+    assert len(noted) - 2 == 2 * (trained // config.train.batch_size)
+    assert noted == sorted(noted)
 
 
 def test_a_study_that_fails_is_no_measurement(tmp_path: Path):
