@@ -11,6 +11,7 @@ weigh as they do beside a GPU.
 
 import bisect
 import contextlib
+import functools
 import itertools
 import math
 import multiprocessing
@@ -61,8 +62,10 @@ CPU: Final = torch.device("cpu")
 
 POLL_S: Final = 0.02
 """Between looks for the first finished epoch."""
-TURN_S: Final = 2.5
-"""How long Ray's processes stand still, and go on, by turns."""
+TURN_S: Final = 5.0
+"""How long Ray's processes go on, and stand still, by turns."""
+SETTLE_S: Final = 1.0
+"""Of a turn does not count: processes that go on do first what has come up meanwhile."""
 BETWEEN_EPOCHS_S: Final = 1.0
 """What lies longer between two steps' ends is validation."""
 
@@ -93,6 +96,8 @@ class StudyOptions(Options):
     """Epochs of a cell: choose as many as give cells of a minute or more."""
     rounds: int = 1
     """Times that the study and the bare loop run, in turns."""
+    dashboard: bool = True
+    """Whether the study starts Ray's dashboard."""
 
 
 def measure(options: StudyOptions) -> Result:
@@ -123,6 +128,7 @@ def measure(options: StudyOptions) -> Result:
             "threads": torch.get_num_threads(),
             "plain's workers": options.workers,
             "epochs a cell": options.cell_epochs,
+            "dashboard": options.dashboard,
         },
     )
 
@@ -235,7 +241,10 @@ def overhead(
     root = frames[0].image.parents[3]
     cache.ensure(index(root, "train"), home / "cache")
     config = config_of(options, home)
-    ways = {"plain": bare_loop, "ours": study_run}
+    words = () if options.dashboard else ("--no-dashboard",)
+    ways: dict[str, Way] = {
+        "plain": bare_loop, "ours": functools.partial(study_run, words=words),
+    }  # fmt: skip
     runs: dict[str, list[Ran]] = {name: [] for name in ways}
     calls = {
         name: noting(counted(way, home, root, config), runs[name]) for name, way in ways.items()
@@ -302,13 +311,15 @@ def epochs_s(table: Path, count: int | None = None) -> float:
 
 
 @contextlib.contextmanager
-def study_run(folder: Path, root: Path, config: Config) -> Iterator[Callable[[], bool]]:
-    """The command `study.run`."""
+def study_run(
+    folder: Path, root: Path, config: Config, words: tuple[str, ...] = ()
+) -> Iterator[Callable[[], bool]]:
+    """The command `study.run`, with further words."""
     settings = folder / "bench.yaml"
     settings.write_text(config.to_yaml(), encoding="utf-8")
     command = [
         sys.executable, "-m", "study.run", "--config", str(settings), "--data", str(root),
-        "--results", str(folder),
+        "--results", str(folder), *words,
     ]  # fmt: skip
     log = folder / "log.txt"
     with log.open("w") as out:
@@ -369,47 +380,57 @@ def bare_fold(folder: Path, root: Path, config: Config, fold: int) -> None:
 def daemons(
     frames: list[Frame], home: Path, options: StudyOptions
 ) -> tuple[list[Comparison], dict[str, Any]]:
-    """A training step on all cores beside a Ray with its dashboard, which stands still by turns.
+    """A training step on all cores beside a study's Ray, whose processes stand still by turns.
 
-    In one and the same training, so that a slow machine is as slow for both.
+    In one and the same training, and compared turn by turn: a machine that is slow for a while is
+    as slow for both.
     """
     root = frames[0].image.parents[3]
     cache.ensure(index(root, "train"), home / "cache")
     ends = home / "ends.txt"
     arguments = (home / "beside", root, config_of(options, home), ends)
     fold = multiprocessing.get_context("spawn").Process(target=timed_fold, args=arguments)
-    with idle_ray() as processes:
+    turns: list[tuple[float, float]] = []
+    with idle_ray(options.dashboard) as processes:
         fold.start()
-        turns: list[tuple[float, bool]] = []
         while fold.is_alive():
-            going = len(turns) % 2 == 0
-            tell(processes, signal.SIGCONT if going else signal.SIGSTOP)
-            turns.append((time.time(), going))
+            tell(processes, signal.SIGSTOP if len(turns) % 2 else signal.SIGCONT)
+            turns.append((time.time(), cpu_s(processes)))
             fold.join(TURN_S)
         tell(processes, signal.SIGCONT)
     if fold.exitcode:
         raise RuntimeError(f"the training ended with {fold.exitcode}")
-    steps = steps_by_turn([float(line) for line in ends.read_text().split()], turns)
-    still, going = (1000 * np.asarray(steps[which]) for which in (False, True))
-    error = math.hypot(*(part.std(ddof=1) / math.sqrt(len(part)) for part in (going, still)))
+    begun = [when for when, _ in turns]
+    steps = steps_by_turn([float(line) for line in ends.read_text().split()], begun)
+    going, still = ([s for turn in steps[which::2] for s in turn] for which in (0, 1))
+    costs = [
+        100 * (np.mean(one) / np.mean(other) - 1)
+        for one, other in zip(steps[::2], steps[1::2], strict=False)
+        if one and other
+    ]
+    used = [
+        100 * (later[1] - former[1]) / (later[0] - former[0])
+        for former, later in list(itertools.pairwise(turns))[::2]
+    ]
     row = Comparison(
         "training step beside Ray's processes (plain: they stand still)", "ms",
-        Timing.of(going.tolist()), Timing.of(still.tolist()),
+        Timing.of(going).times(1000), Timing.of(still).times(1000),
     )  # fmt: skip
     return [row], {
-        "cost of Ray's processes, % of a step's mean time, and its standard error": [
-            100 * (going.mean() / still.mean() - 1), 100 * error / still.mean(),
+        "cost of Ray's processes, % of a step's time: mean, its standard error, pairs of turns": [
+            float(np.mean(costs)), float(np.std(costs, ddof=1) / math.sqrt(len(costs))), len(costs),
         ],
+        "what they take, % of a core": float(np.mean(used)),
     }  # fmt: skip
 
 
 @contextlib.contextmanager
-def idle_ray() -> Iterator[list[psutil.Process]]:
-    """A study's own Ray, dashboard and all, with nothing to do: its processes."""
+def idle_ray(dashboard: bool) -> Iterator[list[psutil.Process]]:
+    """A study's own Ray, with nothing to do: its processes."""
     from study.resources import Allotment
     from study.tuning import connect
 
-    with connect(None, True, lambda _: Allotment(1, 1, 0, 0)):
+    with connect(None, dashboard, lambda _: Allotment(1, 1, 0, 0)):
         yield psutil.Process().children(recursive=True)
 
 
@@ -418,6 +439,15 @@ def tell(processes: list[psutil.Process], what: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(what)
+
+
+def cpu_s(processes: list[psutil.Process]) -> float:
+    """Seconds of a core that those which are still there have taken."""
+    times = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times.append(sum(process.cpu_times()[:2]))
+    return sum(times)
 
 
 def timed_fold(folder: Path, root: Path, config: Config, ends: Path) -> None:
@@ -439,21 +469,18 @@ def timed_fold(folder: Path, root: Path, config: Config, ends: Path) -> None:
         bare_fold(folder, root, config, 1)
 
 
-def steps_by_turn(
-    ends: Sequence[float], turns: Sequence[tuple[float, bool]]
-) -> dict[bool, list[float]]:
-    """Seconds of the steps that lie within one turn, by whether Ray's processes went on in it.
+def steps_by_turn(ends: Sequence[float], begun: Sequence[float]) -> list[list[float]]:
+    """Seconds of the steps that lie within each turn, after it has settled.
 
     Args:
         ends: of all steps, in the order of time.
-        turns: when each began, and whether the processes went on; the last may be cut short.
+        begun: when each turn began.
     """
-    steps: dict[bool, list[float]] = {True: [], False: []}
-    begun = [when for when, _ in turns]
+    steps: list[list[float]] = [[] for _ in begun]
     for before, end in itertools.pairwise(ends):
-        turn = bisect.bisect(begun, before)
-        if turn and turn == bisect.bisect(begun, end) and end - before < BETWEEN_EPOCHS_S:
-            steps[turns[turn - 1][1]].append(end - before)
+        turn = bisect.bisect(begun, end) - 1
+        if turn >= 0 and before >= begun[turn] + SETTLE_S and end - before < BETWEEN_EPOCHS_S:
+            steps[turn].append(end - before)
     return steps
 
 

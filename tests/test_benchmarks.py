@@ -316,10 +316,10 @@ def test_the_first_epoch_and_all_cells_of_a_study_are_timed(tmp_path: Path):
     assert ran.wall_s > ran.first_epoch_s > 0
 
 
-def test_steps_are_told_apart_by_what_rays_processes_did_meanwhile():
-    turns = [(0.0, True), (10.0, False), (20.0, True)]
-    ends = [-1.0, -0.5, 0.5, 1.0, 1.25, 9.75, 10.25, 10.5, 19.9, 20.0, 20.5]
-    assert study.steps_by_turn(ends, turns) == {True: [0.5, 0.25, 0.5], False: [0.25]}
+def test_steps_are_told_apart_by_the_turn_in_which_they_lie_once_it_has_settled():
+    begun = [0.0, 10.0, 20.0]
+    ends = [-1.0, -0.5, 0.5, 1.0, 1.5, 1.75, 9.75, 10.25, 10.5, 11.5, 12.0, 19.9, 20.0, 21.5, 22.0]
+    assert study.steps_by_turn(ends, begun) == [[0.5, 0.25], [0.5], [0.5]]
 
 
 def test_the_end_of_every_step_of_a_fold_is_noted(
