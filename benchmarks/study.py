@@ -393,11 +393,15 @@ def daemons(
     turns: list[tuple[float, float]] = []
     with idle_ray(options.dashboard) as processes:
         fold.start()
-        while fold.is_alive():
-            tell(processes, signal.SIGSTOP if len(turns) % 2 else signal.SIGCONT)
-            turns.append((time.time(), cpu_s(processes)))
-            fold.join(TURN_S)
-        tell(processes, signal.SIGCONT)
+        try:
+            while fold.is_alive():
+                tell(processes, signal.SIGSTOP if len(turns) % 2 else signal.SIGCONT)
+                turns.append((time.time(), cpu_s(processes)))
+                fold.join(TURN_S)
+        finally:
+            tell(processes, signal.SIGCONT)
+            fold.terminate()
+            fold.join()
     if fold.exitcode:
         raise RuntimeError(f"the training ended with {fold.exitcode}")
     begun = [when for when, _ in turns]
