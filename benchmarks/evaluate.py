@@ -37,6 +37,7 @@ from cityseg.data import Frame, read_frame
 from cityseg.errors import user_command
 from cityseg.evaluate import full_prediction, prediction
 from cityseg.labels import IGNORE, NUM_CLASSES
+from cityseg.memory import keep_freed
 
 MB = 1e6
 
@@ -70,6 +71,7 @@ Confusions = tuple[Int64[np.ndarray, "19 19"], Int64[np.ndarray, "19 19"]]
 
 def measure(options: EvaluateOptions) -> Result:
     """Time both ways, each frame in turn; compare counts; and see what memory each takes."""
+    keep_freed()  # as every training on a CPU does
     scored = cases(options, options.frames)
     ours = OurCounts(scored)
     with beside(plain_counts, options, environment=PLAIN_ENVIRONMENT) as theirs:

@@ -41,6 +41,7 @@ from cityseg.folds import make_folds
 from cityseg.inputs import TrainBatch, normalise
 from cityseg.labels import NUM_CLASSES
 from cityseg.losses import cross_entropy
+from cityseg.memory import keep_freed
 from cityseg.precision import has_bfloat16
 from cityseg.step import training_step
 from cityseg.train import fit, start_run
@@ -115,6 +116,7 @@ def time_steps(
     if options.variants:
         ways += [(name, last) for last in (False, True) for name in rates]
     ways = list(dict.fromkeys(ways))
+    keep_freed()  # as every training on a CPU does
     starts = {last: our_steps(last, options) for last in {last for _, last in ways}}
     calls = {f"{way}": starts[way[1]](way[0]) for way in ways}
     with beside(plain_step, options, environment=PLAIN_ENVIRONMENT) as theirs:

@@ -53,6 +53,7 @@ from cityseg.config import Config, parse
 from cityseg.data import Frame, image_size, index
 from cityseg.errors import user_command
 from cityseg.folds import make_folds
+from cityseg.memory import keep_freed
 from cityseg.samples import TrainBatch
 from cityseg.train import fit, use_device
 
@@ -160,6 +161,7 @@ def epochs(
     """
     train, val = [frame for i, frame in enumerate(frames) if i % 3], frames[::3]
     seen: dict[str, list[Any]] = {"plain": [], "none": [], "disk": []}
+    keep_freed()  # as every training on a CPU does
     with beside(plain_fold, train, val, options, environment=PLAIN_ENVIRONMENT) as theirs:
         ours = {how: our_fold(how, train, val, home, options) for how in ("none", "disk")}
         calls = {"plain": theirs, **ours}

@@ -322,10 +322,14 @@ def start_run(config: Config, device: torch.device, epoch_steps: int = 1) -> Run
 
 
 def use_device(resources: Resources) -> torch.device:
-    """The GPU, if there is one, else the CPU; with no more of it than `resources` says."""
+    """The GPU, if there is one, else the CPU; with no more of it than `resources` says.
+
+    Settings of the whole process.
+    """
     if resources.cpus_per_trial is not None:
         torch.set_num_threads(resources.cpus_per_trial)
     if not torch.cuda.is_available():
+        memory.keep_freed()
         return torch.device("cpu")
     if resources.gpus_per_trial < 1:
         torch.cuda.set_per_process_memory_fraction(resources.gpus_per_trial)

@@ -37,6 +37,9 @@ RAY_ENVIRONMENT: Final = {
 for _key, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
+WORKER_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}
+"""Of the cells' processes, in which Tune has a second thread train: `cityseg.memory.keep_freed`."""
+
 import filelock
 import psutil
 import ray
@@ -132,6 +135,7 @@ def _start_ray(dashboard: bool, allotment: Allotment) -> Any:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )
     except Exception as error:  # Ray raises no other where a start takes it too long
         ray.shutdown()
@@ -220,7 +224,12 @@ def _join(address: str, attempts: int) -> Any:
     """Connect; a client's Ray starts a process for it over there, and gives up on a slow one."""
     try:
         with _stderr_closed():
-            return ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            return ray.init(
+                address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            )
     except ConnectionError:
         if attempts == 1:
             raise

@@ -1,9 +1,48 @@
 """What is said to fit does, by the arithmetic that shares the machines among cells."""
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cityseg import memory
 from cityseg.config import parse
+from study.tuning import WORKER_ENVIRONMENT
+
+SOURCES = Path(__file__).parents[1]
+
+FAULTS = """
+import resource, sys, threading
+import torch
+from cityseg.config import Resources
+from cityseg.train import use_device
+
+def work():
+    for _ in range(20):
+        for megabytes in (1, 40, 300):
+            torch.ones(megabytes * 2**18)
+
+def faults():
+    work()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def train():
+    if sys.argv[1] == "kept":
+        use_device(Resources())
+    faults()
+
+if sys.argv[2] == "thread":
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+else:
+    train()
+"""
 
 
 @pytest.mark.parametrize(("train", "val"), [(64, 16), (2, 8)])
@@ -27,3 +66,20 @@ def test_what_is_said_to_fit_fits_by_the_same_arithmetic(
         assert batch <= train and other <= val
         assert max(batch, other) * size[0] * size[1] <= max(train, val) * 512 * 1024 / 2
     assert "a smaller model" in memory.would_fit(big, 3 * 10**9, precision)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library has no mallopt")
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_a_training_on_a_cpu_finds_again_the_memory_that_it_freed(where: str):
+    """Counted in pages that the system had to clear: in a cell's worker Tune trains in a thread."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SOURCES)}
+
+    def faults(how: str, **more: str) -> int:
+        words = [sys.executable, "-c", FAULTS, how, where]
+        done = subprocess.run(
+            words, env={**environment, **more}, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert faults("kept", **WORKER_ENVIRONMENT) < 0.1 * faults("given back")

@@ -26,6 +26,7 @@ import psutil
 from study import tuning
 from study.resources import Allotment
 import ray
+from ray.tune.execution import class_cache
 
 allotment = Allotment(1, 1, 0, 10**9)
 with tuning.connect(None, sys.argv[1] == "dashboard", lambda _: allotment) as cluster:
@@ -44,6 +45,8 @@ with tuning.connect(None, sys.argv[1] == "dashboard", lambda _: allotment) as cl
         return {key: os.environ.get(key) for key in keys}
 
     environment = ray.get(inside.remote(sys.argv[2:]))
+    as_tune_does = {"env_vars": class_cache.DEFAULT_ENV_VARS}
+    of_cells = ray.get(inside.options(runtime_env=as_tune_does).remote(["MALLOC_ARENA_MAX"]))
     listening = [
         (process.name(), connection.laddr.ip, connection.laddr.port)
         for process in [me, *me.children(recursive=True)]
@@ -52,7 +55,7 @@ with tuning.connect(None, sys.argv[1] == "dashboard", lambda _: allotment) as cl
     ]
     session = str(cluster.session)
 print(json.dumps({"listening": listening, "environment": environment, "session": session,
-                  "beforehand": beforehand}))
+                  "beforehand": beforehand, "of_cells": of_cells}))
 """
 TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -78,6 +81,7 @@ def test_our_ray_listens_on_loopback_only_keeps_its_token_and_tells_nobody(tmp_p
         ip = ipaddress.ip_address(address.removeprefix("::ffff:"))
         assert ip.is_loopback, f"{name} listens on {address}:{port}"
     assert told["environment"] == TELEMETRY
+    assert told["of_cells"] == {"MALLOC_ARENA_MAX": "1"}, "whatever Tune gives its trials besides"
     assert told["beforehand"] == [], "Tune's trials take no worker that Ray made beforehand"
     token = tmp_path / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64
