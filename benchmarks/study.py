@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import psutil
@@ -99,6 +99,8 @@ class StudyOptions(Options):
     """Times that the study and the bare loop run, in turns."""
     dashboard: bool = True
     """Whether the study starts Ray's dashboard."""
+    shared: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run the study a second time, with the cores shared among cells as it does by default."""
 
 
 def measure(options: StudyOptions) -> Result:
@@ -238,7 +240,8 @@ def overhead(
 ) -> tuple[list[Comparison], dict[str, Any]]:
     """Wall seconds of `study.run` beside a bare loop that calls `fit` in one process a fold.
 
-    In both, one cell at a time on all cores, all frames of the train split, and their cache there.
+    In both, one cell at a time on all cores, all frames of the train split, and their cache there;
+    if so wanted, the study once more, with as many cells at a time as it takes by itself.
     """
     root = frames[0].image.parents[3]
     cache.ensure(index(root, "train"), home / "cache")
@@ -247,6 +250,9 @@ def overhead(
     ways: dict[str, Way] = {
         "plain": bare_loop, "ours": functools.partial(study_run, words=words),
     }  # fmt: skip
+    if options.shared:
+        words = (*words, "resources.cpus_per_trial=null")
+        ways["shared"] = functools.partial(study_run, words=words)
     runs: dict[str, list[Ran]] = {name: [] for name in ways}
     calls = {
         name: noting(counted(way, home, root, config), runs[name]) for name, way in ways.items()
@@ -255,20 +261,25 @@ def overhead(
     cells = {name: [s for run in ran for s in run.cells_s] for name, ran in runs.items()}
     walls = {name: Timing.of([run.wall_s for run in ran]) for name, ran in runs.items()}
     alone = sum(cells["plain"]) / options.rounds
-    row = Comparison(
-        f"study of {options.folds} folds (plain: a bare loop)", "s",
-        walls["ours"], walls["plain"], alone, "epochs alone",
-    )  # fmt: skip
-    return [row], {
+    where = "bare and in the study" + (", with cores shared last" if options.shared else "")
+    rows = [
+        Comparison(
+            f"study of {options.folds} folds{how} (plain: a bare loop)", "s",
+            walls[name], walls["plain"], alone, "epochs alone",
+        )
+        for name, how in {"ours": "", "shared": ", which share the cores"}.items()
+        if name in walls
+    ]  # fmt: skip
+    return rows, {
         "overhead of the study, % of the bare loop's wall time": (
             100 * (walls["ours"].median / walls["plain"].median - 1)
         ),
-        "s a cell, bare and in the study": [Timing.of(s).median for s in cells.values()],
+        f"s a cell, {where}": [Timing.of(s).median for s in cells.values()],
         "s outside of the epochs, bare and in the study": [
-            walls[name].median - sum(cells[name]) / options.rounds for name in ways
+            walls[name].median - sum(cells[name]) / options.rounds for name in ("plain", "ours")
         ],
         **{
-            f"s from start to the first {what}, bare and in the study": [
+            f"s from start to the first {what}, {where}": [
                 Timing.of([asdict(run)[field] for run in ran]).median for ran in runs.values()
             ]
             for what, field in {"step": "first_step_s", "epoch": "first_epoch_s"}.items()

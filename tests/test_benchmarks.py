@@ -24,6 +24,7 @@ from cityseg.data import Frame, index, read_frame
 from cityseg.errors import InputError
 from cityseg.inputs import normalise
 from cityseg.model import build_unet
+from cityseg.plan import resolve
 from cityseg.samples import val_loader
 
 RESULT = Result(
@@ -314,6 +315,41 @@ def test_the_first_epoch_and_all_cells_of_a_study_are_timed(tmp_path: Path):
     assert ran.cells_s == pytest.approx([0.003, 0.006])
     assert ran.first_step_s == pytest.approx(ran.first_epoch_s - 0.003)
     assert ran.wall_s > ran.first_epoch_s > 0
+
+
+def test_the_study_is_run_once_more_with_the_cores_shared_as_by_default(
+    frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[str, ...]] = []
+
+    @contextlib.contextmanager
+    def way(
+        folder: Path, root: Path, config: Config, words: tuple[str, ...] = ()
+    ) -> Iterator[Callable[[], bool]]:
+        asked.append(words)
+        seconds = float(len(asked))
+        row = Epoch(1, 1.0, 1.0, 0.1, 0.1, 1e-4, seconds, 0.0, 5.0)
+        for fold in (1, 2):
+            write_epochs(folder / f"f{fold}" / "epochs.csv", [row])
+        yield lambda: False
+
+    monkeypatch.setattr(study, "bare_loop", way)
+    monkeypatch.setattr(study, "study_run", way)
+    options = study.StudyOptions(folds=2, dashboard=False, shared=True)
+    rows, facts = study.overhead(frames, tmp_path, options)
+    shared = "resources.cpus_per_trial=null"
+    assert asked == [(), ("--no-dashboard",), ("--no-dashboard", shared)]
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(study.config_of(options, tmp_path).to_yaml(), encoding="utf-8")
+    root = frames[0].image.parents[3]
+    plans = [resolve(settings, root, None, None, None, words) for words in ((), (shared,))]
+    assert [plan.config.resources.cpus_per_trial for plan in plans] == [
+        torch.get_num_threads(),
+        None,
+    ]
+    assert [row.plain for row in rows] == [rows[0].plain] * 2
+    assert "share the cores" in rows[1].what and "share the cores" not in rows[0].what
+    assert facts["s a cell, bare and in the study, with cores shared last"] == [1.0, 2.0, 3.0]
 
 
 def test_steps_are_told_apart_by_the_turn_in_which_they_lie_once_it_has_settled():
